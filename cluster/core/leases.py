@@ -1,0 +1,92 @@
+"""Workers take jobs, give them back, and confirm that stopped ones are gone."""
+
+from __future__ import annotations
+
+from cluster.core import events
+from cluster.core.board import Board
+from cluster.core.effects import Effect, GivenBack, Leased, LeasedJob, TellGranted, Wake
+from cluster.core.job import Job, LeaseHeld, WorkerHeld
+from cluster.core.records import Fence, Lease, Now
+from cluster.core.states import Cause
+
+
+def on_poll(board: Board, event: events.Poll, now: Now, effects: list[Effect]) -> None:
+    """Lease the next jobs. The shell hands out those whose lease `is_granted`; the others follow once durable."""
+    worker = board.workers.get(event.worker)
+    if worker is None or event.capacity <= 0:
+        return
+    leased = [_lease(board, worker, job, now) for job in board.placement.pop(worker, event.capacity)]
+    if not leased:
+        return
+    effects.append(Leased(worker.id, tuple(leased)))
+    effects.extend(TellGranted(worker.id, job.fence) for job in leased if not board.leases[job.fence].is_granted)
+
+
+def on_lease_durable(board: Board, event: events.LeaseDurable, _now: Now, _effects: list[Effect]) -> None:
+    """The worker may have it now, unless it was cancelled meanwhile."""
+    lease = board.current_lease(event.worker, event.fence)
+    if lease is not None:
+        lease.is_granted = True
+
+
+def on_give_back(board: Board, event: events.GiveBack, _now: Now, effects: list[Effect]) -> None:
+    """Queue the jobs again, before their equals; no attempt is spent."""
+    leases = [board.leases.get(fence) for fence in event.fences]
+    give_back(board, [lease for lease in leases if lease is not None and lease.worker == event.worker], effects)
+
+
+def on_stopped(board: Board, event: events.Stopped, _now: Now, effects: list[Effect]) -> None:
+    """Attempts that were ordered to stop are gone."""
+    for fence in event.fences:
+        lease = board.leases.get(fence)
+        if lease is not None and lease.is_revoked and lease.worker == event.worker:
+            board.release(lease)
+    effects.append(Wake())
+
+
+def give_back(board: Board, leases: list[LeaseHeld], effects: list[Effect]) -> None:
+    """End these claims without an attempt spent."""
+    fences: list[Fence] = []
+    # Backwards, because each goes before the others: in the end they stand as they stood.
+    for lease in reversed(leases):
+        board.release(lease)
+        if lease.is_revoked:
+            continue
+        fences.append(lease.fence)
+        lease.job.attempts -= 1
+        board.enqueue(lease.job, Cause.GIVE_BACK, first=True)
+    if fences:
+        effects.append(GivenBack(tuple(reversed(fences))))
+    effects.append(Wake())
+
+
+def describe(board: Board, fence: Fence) -> Lease:
+    """The lease as its worker gets it; `inputs` are the shell's to fill in."""
+    held = board.leases[fence]
+    job, spec = held.job, held.job.spec
+    if not spec.items:
+        return Lease(fence, spec.id, held.run, held.attempt, spec.function, spec.args, spec.options)
+    ranges = tuple(job.chunk.pending) if job.chunk else ((0, spec.items),)
+    return Lease(
+        fence=fence,
+        job=spec.id,
+        run=held.run,
+        attempt=held.attempt,
+        function=spec.function,
+        args=spec.args,
+        options=spec.options,
+        ranges=ranges,
+        careful=job.chunk.careful if job.chunk else False,
+    )
+
+
+def _lease(board: Board, worker: WorkerHeld, job: Job, now: Now) -> LeasedJob:
+    board.move(job, Cause.LEASE)
+    fence = board.issue_fence()
+    job.attempts += 1
+    job.fence = fence
+    job.started = now.wall
+    job.worker = worker.id
+    lease = LeaseHeld(fence, job, worker.id, job.run, job.attempts, is_granted=not job.must_be_durable)
+    board.leases[fence] = worker.leases[fence] = lease
+    return LeasedJob(fence, job.seq, job.run, job.attempts)

@@ -1,0 +1,166 @@
+"""Which job goes next: queued jobs in lanes, and the lanes that a worker can serve.
+
+A *lane* holds the jobs that ask for the same (queue, resources, labels), so whether a worker fits is asked once a lane
+and never once a job: ten thousand jobs that wait for a GPU don't delay the one that needs none. Within a lane: highest
+priority first, then first come, first served. Among lanes: the better head, by the same order.
+
+A job that leaves QUEUED other than through `pop` (cancelled, expired, undone) stays in its deque as a stale entry; `pop`
+recognises it by its state. `Lane.live` counts the real ones, and a lane is rebuilt once most of it is stale.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from cluster.core.job import Job, WorkerHeld
+from cluster.core.states import JobState
+
+LaneKey: TypeAlias = tuple[str, tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]]
+
+# Rebuilding costs time in proportion to the lane; small lanes are left alone.
+MAX_STALE_ENTRIES = 1024
+
+
+class Lane:
+    """Queued jobs of one kind of demand."""
+
+    __slots__ = ("_by_priority", "_entries", "_priorities", "key", "live")
+
+    def __init__(self, key: LaneKey) -> None:
+        self.key = key
+        self.live = 0  # jobs here that are QUEUED; the rest of `_entries` are stale
+        self._entries = 0
+        self._by_priority: dict[int, deque[Job]] = {}
+        self._priorities: list[int] = []  # heap of negated priorities, each that has a deque
+
+    def push(self, job: Job, *, first: bool = False) -> None:
+        """Queue a job, behind its equals or (given back) before them."""
+        priority = job.spec.options.priority
+        jobs = self._by_priority.get(priority)
+        if jobs is None:
+            jobs = self._by_priority[priority] = deque()
+            heapq.heappush(self._priorities, -priority)
+        if first:
+            jobs.appendleft(job)
+        else:
+            jobs.append(job)
+        self.live += 1
+        self._entries += 1
+
+    def forget(self) -> None:
+        """One job of this lane has left QUEUED by another way than `pop`."""
+        self.live -= 1
+        if self._entries - self.live > max(self.live, MAX_STALE_ENTRIES):
+            self._rebuild()
+
+    def head(self) -> Job | None:
+        """The job that `pop` would return."""
+        while self._priorities:
+            jobs = self._by_priority[-self._priorities[0]]
+            while jobs:
+                job = jobs[0]
+                if job.state is JobState.QUEUED:
+                    return job
+                jobs.popleft()
+                self._entries -= 1
+            del self._by_priority[-heapq.heappop(self._priorities)]
+        return None
+
+    def pop(self) -> Job | None:
+        """Take the next job out."""
+        job = self.head()
+        if job is not None:
+            self._by_priority[-self._priorities[0]].popleft()
+            self._entries -= 1
+            self.live -= 1
+        return job
+
+    def _rebuild(self) -> None:
+        for priority, jobs in self._by_priority.items():
+            # A dict keeps order and drops the second entry of a job that was cancelled and requeued.
+            fresh = {id(job): job for job in jobs if job.state is JobState.QUEUED}
+            self._by_priority[priority] = deque(fresh.values())
+        self._entries = sum(len(jobs) for jobs in self._by_priority.values())
+
+
+class Placement:
+    """All lanes, and the queues that are paused."""
+
+    def __init__(self) -> None:
+        self.paused: set[str] = set()
+        self._lanes: dict[LaneKey, Lane] = {}
+
+    def push(self, job: Job, *, first: bool = False) -> None:
+        """Queue a job that has become QUEUED."""
+        options = job.spec.options
+        key = (options.queue, options.resources, options.labels)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        lane.push(job, first=first)
+
+    def forget(self, job: Job) -> None:
+        """A job has left QUEUED without being popped."""
+        options = job.spec.options
+        key = (options.queue, options.resources, options.labels)
+        lane = self._lanes[key]
+        lane.forget()
+        if not lane.live:
+            del self._lanes[key]
+
+    def pop(self, worker: WorkerHeld, capacity: int) -> Iterator[Job]:
+        """The next jobs for this worker, at most `capacity`; their resources are taken from its free ones."""
+        while capacity > 0:
+            lanes = [lane for lane in self._lanes.values() if self._fits(lane, worker)]
+            if not lanes:
+                return
+            if len(lanes) == 1:
+                # The common case pays for no comparison. Resources may run out on the way, so those are asked again.
+                batch = 1 if lanes[0].key[1] else capacity
+            else:
+                lanes = [min(lanes, key=_rank)]
+                batch = 1
+            for _ in range(batch):
+                job = lanes[0].pop()
+                if job is None:
+                    break
+                for name, amount in lanes[0].key[1]:
+                    worker.free[name] -= amount
+                capacity -= 1
+                yield job
+            if not lanes[0].live:
+                del self._lanes[lanes[0].key]
+
+    def has_work(self) -> bool:
+        """Some job may be leased now, if there is a worker that fits."""
+        return any(lane.live and lane.key[0] not in self.paused for lane in self._lanes.values())
+
+    def depth(self) -> dict[str, int]:
+        """Queued jobs by queue."""
+        depths: dict[str, int] = {}
+        for lane in self._lanes.values():
+            depths[lane.key[0]] = depths.get(lane.key[0], 0) + lane.live
+        return depths
+
+    def _fits(self, lane: Lane, worker: WorkerHeld) -> bool:
+        queue, resources, labels = lane.key
+        if not lane.live or queue in self.paused:
+            return False
+        if labels and not worker.labels.issuperset(labels):
+            return False
+        return all(worker.free.get(name, 0) >= amount for name, amount in resources)
+
+
+def is_satisfiable(job: Job, capacity: dict[str, int], labels: frozenset[tuple[str, str]]) -> bool:
+    """Whether a worker of this whole capacity could ever run the job (for `explain`)."""
+    options = job.spec.options
+    return labels.issuperset(options.labels) and all(capacity.get(name, 0) >= n for name, n in options.resources)
+
+
+def _rank(lane: Lane) -> tuple[int, int]:
+    head = lane.head()
+    # A live lane has a head; the second value orders lanes of equal priority by age.
+    return (0, 0) if head is None else (-head.spec.options.priority, head.seq)

@@ -1,0 +1,221 @@
+"""The nouns of the kit as frozen records: time, options, specifications, leases, reports, certificates, outcomes.
+
+They are `msgspec` structs: as cheap to make as tuples, typed, immutable, and data only, so that the same records serve
+the board, the store and the wire. `gc=False` keeps a million of them out of the garbage collector's rounds; it is safe
+because none of them can be part of a cycle (they hold strings, numbers, bytes and tuples of such).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from cluster.core.states import JobState
+
+JobId: TypeAlias = str
+WorkerId: TypeAlias = str  # name + "#" + a random incarnation: a name that comes back is another worker
+Fence: TypeAlias = int  # names one lease; grows, and never repeats, across restarts and restores
+Digest: TypeAlias = bytes
+# Opaque to everyone but the child that runs the job and the client that submitted it. Bytes in hand today; a
+# reference to a shared segment joins this union with the issue on big payloads.
+Payload: TypeAlias = bytes
+
+
+class Now(Struct, frozen=True, gc=False):
+    """The time as the shells hand it in. `mono` rules every deadline; `wall` is only displayed and stored."""
+
+    mono: float
+    wall: float
+
+
+class RetryPolicy(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """How often, and how soon, a job runs again after its own failure (exception, timeout, unpicklable result).
+
+    The delay before re-run n (1, 2, ...) is `backoff * factor ** (n - 1)` seconds, at most `max_delay`, shortened by
+    up to `jitter` (a fraction) so that jobs that failed together don't come back together.
+    """
+
+    max_retries: int = 0
+    backoff: float = 1.0
+    factor: float = 2.0
+    max_delay: float = 300.0
+    jitter: float = 0.1
+    # Qualified names of exception classes ("builtins.OSError"); a failure is retried only if its class or one of its
+    # bases is among them. Empty: every failure is. The client turns classes into names, for the master imports none.
+    retry_on: tuple[str, ...] = ()
+
+
+NO_RETRIES = RetryPolicy()
+
+
+class Options(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """What a caller may say about a job besides function and arguments. Jobs of one kind share one record."""
+
+    name: str = ""
+    queue: str = "default"
+    priority: int = 0
+    retry: RetryPolicy = NO_RETRIES
+    crash_limit: int = 5
+    timeout: float | None = None  # seconds for one attempt (of one item, in a map)
+    resources: tuple[tuple[str, int], ...] = ()  # besides one slot
+    labels: tuple[tuple[str, str], ...] = ()  # the worker must carry all of them
+    tags: tuple[str, ...] = ()
+    result_ttl: float = 7 * 86400.0  # seconds the outcome is kept
+
+
+DEFAULT_OPTIONS = Options()
+
+
+class FunctionBlob(Struct, frozen=True, gc=False):
+    """A pickled task, sent once per content and named by its digest."""
+
+    digest: Digest
+    body: bytes
+    python: str  # "3.11": the minor version that pickled it; another one refuses it unread
+    pickler: str  # cloudpickle's version, likewise
+    name: str  # qualified name, for people
+    reusable: bool = False  # the child may keep it loaded: nothing mutable was captured
+
+
+class JobSpec(Struct, frozen=True, gc=False, omit_defaults=True):
+    """One request to run a task with arguments, as the client made it. The id is the client's."""
+
+    id: JobId
+    function: Digest
+    args: Payload  # pickled (args, kwargs); for a chunk see `items`
+    options: Options = DEFAULT_OPTIONS
+    after: tuple[JobId, ...] = ()  # every one must complete first; holds `inputs` too
+    inputs: tuple[JobId, ...] = ()  # those whose results replace a Job among the arguments
+    delay: float = 0.0  # seconds from admission until due
+    at: float | None = None  # or due at this wall time
+    expires: float | None = None  # seconds from admission
+    key: str = ""  # same key, same function: the same job
+    items: int = 0  # > 0: a chunk of a map; `args` is then a pickled list of so many argument tuples
+    batch: str = ""  # the map's id
+    first: int = 0  # index of the chunk's first item in its map
+
+
+class Ending(IntEnum):
+    """How one attempt ended, or why a job ended without one."""
+
+    SUCCEEDED = 1
+    RAISED = 2  # the task's own exception
+    UNPICKLABLE = 3  # its arguments, result or exception can't be pickled or unpickled
+    TIMED_OUT = 4
+    CRASHED = 5  # signal, exit, abort
+    OUT_OF_MEMORY = 6
+    WORKER_LOST = 7
+    ENVIRONMENT = 8  # pickled by another Python or cloudpickle
+    CANCELLED = 9
+    EXPIRED = 10
+    DEPENDENCY = 11
+    ADMISSION = 12  # its admission could not be made durable
+
+
+class Certificate(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """Why an attempt, or a whole job, did not succeed, and what was known at that moment."""
+
+    ending: Ending
+    reason: str  # one sentence
+    attempt: int = 0
+    worker: str = ""
+    host: str = ""
+    pid: int = 0
+    error_types: tuple[str, ...] = ()  # qualified names along the exception's MRO, most special first
+    message: str = ""
+    traceback: str = ""
+    signal: int = 0
+    exit_code: int | None = None
+    started: float = 0.0  # wall time
+    seconds: float = 0.0  # from start to end
+    peak_memory: int = 0  # bytes, highest resident size of the process that ran it
+    cpu_seconds: float = 0.0
+    output_tail: str = ""  # the last lines that the job printed
+    item: int = -1  # of a chunk: the item it is about, counted within the chunk
+
+
+class Segment(Struct, frozen=True, gc=False, omit_defaults=True):
+    """Outcome of `count` neighbouring items of a chunk, from item `first` on.
+
+    Without a certificate `data` is a pickled list of `count` results. With one it is a single item's pickled
+    exception, or empty where there is none to rebuild.
+    """
+
+    first: int
+    count: int
+    data: Payload
+    certificate: Certificate | None = None
+
+
+class Report(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a worker says of one lease when its attempt has ended."""
+
+    fence: Fence
+    ending: Ending
+    payload: Payload = b""  # pickled result, or pickled exception
+    certificate: Certificate | None = None  # unless it succeeded
+    output: bytes = b""  # what the job printed, capped
+    segments: tuple[Segment, ...] = ()  # of a chunk: the items that ended in this attempt, failed ones too
+    seconds: float = 0.0
+
+
+class Lease(Struct, frozen=True, gc=False):
+    """One attempt handed to a worker: all that it needs to run it."""
+
+    fence: Fence
+    job: JobId
+    run: int
+    attempt: int  # 1, 2, ... within the run
+    function: Digest
+    args: Payload
+    options: Options
+    inputs: tuple[tuple[JobId, Payload], ...] = ()
+    # Of a chunk: the items still to run, as half-open ranges. `careful` runs them one at a time and tells of each, so
+    # that a crash or a timeout is blamed on one item.
+    ranges: tuple[tuple[int, int], ...] = ()
+    careful: bool = False
+
+
+class Stop(Struct, frozen=True, gc=False):
+    """An order to a worker: kill this lease's attempt, if it still has it, and say when it is gone."""
+
+    fence: Fence
+    ending: Ending  # CANCELLED, EXPIRED or ADMISSION
+
+
+class Outcome(Struct, frozen=True, gc=False, omit_defaults=True):
+    """How a run of a job ended. Committed once."""
+
+    job: JobId
+    run: int
+    state: JobState
+    ended: float  # wall time
+    payload: Payload = b""  # pickled result, pickled exception, or a chunk's encoded segments
+    certificate: Certificate | None = None
+    attempts: int = 0
+    worker: str = ""
+    items: int = 0  # > 0: `payload` is `cluster.core.chunks.encode`d
+
+
+class JobInfo(Struct, frozen=True, gc=False, kw_only=True):
+    """A job as listings show it."""
+
+    id: JobId
+    name: str
+    state: JobState
+    queue: str = "default"
+    priority: int = 0
+    run: int = 1
+    attempts: int = 0
+    failures: int = 0
+    crashes: int = 0
+    worker: str = ""
+    submitted: float = 0.0  # wall times; 0 where it has not happened
+    started: float = 0.0
+    ended: float = 0.0
+    tags: tuple[str, ...] = ()
+    batch: str = ""
+    items: int = 0
+    certificate: Certificate | None = None

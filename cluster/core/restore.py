@@ -1,0 +1,102 @@
+"""The board and the store: what the board forgets once the store has it, and how a board is made again from one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from cluster.core import events, settlement
+from cluster.core.admission import await_dependencies, place
+from cluster.core.board import Board
+from cluster.core.chunks import decode_progress
+from cluster.core.effects import Admitted, Effect, StoredJob
+from cluster.core.job import Job, LeaseHeld, WorkerHeld
+from cluster.core.records import FunctionBlob, JobId, Now
+from cluster.core.states import Cause, JobState
+from cluster.core.timers import Timer
+
+
+def on_outcomes_durable(board: Board, event: events.OutcomesDurable, _now: Now, _effects: list[Effect]) -> None:
+    """Forget ended jobs, but for those of which an attempt may still be alive."""
+    for job_id, run in event.jobs:
+        job = board.jobs.get(job_id)
+        if job is not None and job.run == run:
+            job.is_settled = True
+            board.forget_if_settled(job)
+
+
+def restore(
+    board: Board,
+    stored: Iterable[StoredJob],
+    functions: Iterable[FunctionBlob],
+    settled: Mapping[JobId, JobState],
+    now: Now,
+) -> list[Effect]:
+    """Put the store's live jobs on an empty board.
+
+    A job under a lease stays leased to a worker that is known by name only and whose deadline is the one of any
+    worker that has just been heard of: it may come back and be adopted, else `Tick` finds it lost.
+
+    Args:
+        board: a new board, its epoch higher than that of any fence in the store.
+        stored: live jobs in order of admission.
+        functions: the tasks they refer to; a job whose task is missing is given up.
+        settled: final states of jobs that are named in `after` and live no more.
+        now: the time of the restart; what was due or expired meanwhile falls due at once.
+    """
+    effects: list[Effect] = []
+    blobs = list(functions)
+    for blob in blobs:
+        board.shelf.offer(blob)
+        board.shelf.acquire(blob.digest)  # held until all jobs are in, for more may come than stay on an idle shelf
+    tried: list[StoredJob] = []
+    for record in stored:
+        if record.spec.function not in board.shelf:
+            continue  # the store has named it as tampered with; it stays there, and is not run
+        job = _seat(board, record, now)
+        failed = await_dependencies(board, job, settled)
+        if failed:
+            settlement.fail_for_dependency(board, job, failed, now, effects)
+        elif record.fence:
+            _hold(board, job, record, now)
+        elif record.failures or record.crashes:
+            tried.append(record)
+        else:
+            place(board, job, now)
+    # Behind those that never ran, where a retry would have put them; else a job that kills its master is always first.
+    for record in tried:
+        place(board, board.jobs[record.spec.id], now)
+    for blob in blobs:
+        board.shelf.release(blob.digest)
+    return effects
+
+
+def _seat(board: Board, record: StoredJob, now: Now) -> Job:
+    """Put one stored job on the board, as if just admitted."""
+    is_first_run = record.run == 1
+    admitted = Admitted(record.seq, record.spec, record.submitted, record.due, record.expires)
+    job = Job(admitted, run=record.run, attempts=record.attempts, failures=record.failures, crashes=record.crashes)
+    job.chunk = decode_progress(record.progress) if record.progress else None
+    if record.due > now.wall and (is_first_run or record.failures or record.crashes):
+        job.due_mono = now.mono + (record.due - now.wall)
+    if record.expires and is_first_run:
+        job.expires_mono = now.mono + max(0.0, record.expires - now.wall)
+        board.timers.add(job.expires_mono, Timer.EXPIRE, job)
+    board.jobs[record.spec.id] = job
+    board.counts[job.state] += 1
+    board.adopt(job)
+    return job
+
+
+def _hold(board: Board, job: Job, record: StoredJob, now: Now) -> None:
+    """Leave a job with the worker that had it before the restart, until that worker speaks up or is lost."""
+    deadline = now.mono + board.settings.heartbeat_timeout_seconds
+    worker = board.workers.get(record.worker)
+    if worker is None:
+        worker = WorkerHeld(record.worker, deadline, free={}, labels=frozenset(), leases={})
+        board.workers[record.worker] = worker
+    board.move(job, Cause.ADMIT_QUEUED)  # but into no lane: the one that has it takes it at once
+    board.move(job, Cause.LEASE)
+    job.fence = record.fence
+    job.worker = record.worker
+    lease = LeaseHeld(record.fence, job, record.worker, record.run, record.attempts)
+    board.leases[record.fence] = worker.leases[record.fence] = lease

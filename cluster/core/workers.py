@@ -1,0 +1,79 @@
+"""Workers come, stay alive, leave, get lost. Time passes."""
+
+from __future__ import annotations
+
+from cluster.core import control, events, leases, settlement
+from cluster.core.board import Board
+from cluster.core.effects import Effect, Wake
+from cluster.core.job import WorkerHeld
+from cluster.core.records import Certificate, Ending, Now, Report
+from cluster.core.states import Cause
+from cluster.core.timers import Timer
+
+
+def on_register(board: Board, event: events.Register, now: Now, effects: list[Effect]) -> None:
+    """A worker joins. Its id carries a random incarnation, so one that comes back is another one."""
+    if event.worker not in board.workers:
+        board.workers[event.worker] = WorkerHeld(
+            id=event.worker,
+            deadline=now.mono + board.settings.heartbeat_timeout_seconds,
+            free=dict(event.resources),
+            labels=frozenset(event.labels),
+            leases={},
+        )
+    effects.append(Wake())
+
+
+def on_heartbeat(board: Board, event: events.Heartbeat, now: Now, _effects: list[Effect]) -> None:
+    """Renew all of the worker's leases."""
+    worker = board.workers.get(event.worker)
+    if worker is not None:
+        worker.deadline = now.mono + board.settings.heartbeat_timeout_seconds
+
+
+def on_leave(board: Board, event: events.Leave, _now: Now, effects: list[Effect]) -> None:
+    """A worker goes in good order: nothing of it runs any more."""
+    worker = board.workers.get(event.worker)
+    if worker is not None:
+        leases.give_back(board, list(worker.leases.values()), effects)
+        del board.workers[event.worker]
+
+
+def on_tick(board: Board, _event: events.Tick, now: Now, effects: list[Effect]) -> None:
+    """Do what has fallen due: jobs become leasable or expire, silent workers are given up."""
+    _forgive_own_sleep(board, now)
+    for kind, job in board.timers.pop_due(now.mono):
+        if kind is Timer.DUE:
+            board.enqueue(job, Cause.DUE)
+        else:
+            control.stop(board, job, Ending.EXPIRED, now, effects)
+    for worker in [worker for worker in board.workers.values() if worker.deadline <= now.mono]:
+        _lose(board, worker, now, effects)
+    effects.append(Wake())
+
+
+def _forgive_own_sleep(board: Board, now: Now) -> None:
+    """If it was the master that slept (SIGSTOP, a suspended laptop), no worker could have renewed: give them time."""
+    timeout = board.settings.heartbeat_timeout_seconds
+    slept = board.last_tick is not None and now.mono - board.last_tick > timeout / 2
+    board.last_tick = now.mono
+    if slept:
+        for worker in board.workers.values():
+            worker.deadline = max(worker.deadline, now.mono + timeout)
+
+
+def _lose(board: Board, worker: WorkerHeld, now: Now, effects: list[Effect]) -> None:
+    """Free every job that a lost worker held; each is retried or given up by policy.
+
+    By the time its leases are void here the worker has killed their attempts itself: it counts from when it sent its
+    last heartbeat, the board from when that one arrived.
+    """
+    del board.workers[worker.id]
+    for lease in list(worker.leases.values()):
+        if lease.is_revoked:
+            board.release(lease)
+            continue
+        reason = f"its worker {worker.id} was lost: no heartbeat for {board.settings.heartbeat_timeout_seconds:g} s"
+        certificate = Certificate(ending=Ending.WORKER_LOST, reason=reason, started=lease.job.started)
+        report = Report(lease.fence, Ending.WORKER_LOST, certificate=certificate)
+        settlement.settle(board, lease, report, now, effects)

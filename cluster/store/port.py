@@ -1,0 +1,80 @@
+"""The Store port: what the master asks of a durable record, and what every adapter must hold.
+
+One thread at a time calls `commit` (the committer); the reading methods may be called from any thread at any moment and
+see committed records only. A `commit` is atomic and, when it returns, durable as far as the adapter promises. A commit
+that raised may have happened or not; the caller then sends the same records again, with `Undone` for the admissions it
+gave up, so every record must be written idempotently.
+
+Recovery is derived: no row holds a job's state. A job lives while its current run has no outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from cluster.core.effects import Record, StoredJob
+from cluster.core.records import Certificate, Digest, FunctionBlob, JobId, Outcome
+from cluster.core.states import JobState
+
+
+class Opening(Struct, frozen=True):
+    """What a master needs to know before it goes on with a store."""
+
+    epoch: int  # already raised and durable: greater than any earlier opening's, so that fences never repeat
+    next_seq: int
+    max_fence: int  # the highest fence that any record names
+    paused: tuple[str, ...]  # queues
+    tampered: tuple[str, ...]  # one sentence for each record whose seal does not fit; left out of everything else
+
+
+class Store(Protocol):
+    """A durable record of jobs. See the module's docstring for the rules of threads and failures."""
+
+    url: str
+    # True: a commit is a few dictionary writes, so whoever appended to the log may carry it out itself.
+    is_instant: bool
+
+    def open(self) -> Opening:
+        """Take sole possession, check the format, raise the epoch. Raises `StoreError` and its kinds."""
+
+    def live_jobs(self) -> Iterator[StoredJob]:
+        """Every job whose current run has no outcome, in order of admission."""
+
+    def functions(self, digests: Sequence[Digest]) -> Iterator[FunctionBlob]:
+        """The stored tasks of these digests; an unknown or tampered one is left out."""
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Write all records, in order, or none."""
+
+    def find(self, job: JobId) -> StoredJob | None:
+        """A job with the outcome of its current run. Raises `StoreTampered`."""
+
+    def find_key(self, key: str) -> StoredJob | None:
+        """The job that was admitted with this `key`."""
+
+    def outcome(self, job: JobId) -> Outcome | None:
+        """The outcome of the job's current run, payload and all. Raises `StoreTampered`."""
+
+    def history(self, job: JobId) -> list[tuple[int, Certificate]]:
+        """(run, certificate) of each unsuccessful attempt, oldest first, the last one of a dead run included."""
+
+    def output(self, job: JobId) -> bytes:
+        """What the attempts printed, oldest first."""
+
+    def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
+        """Jobs with `seq > after`, ascending, without payloads (`spec.args` and `outcome.payload` empty).
+
+        With a terminal `state` only those in it.
+        """
+
+    def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:
+        """Drop ended jobs whose retention is over, and lease batches of which nothing is outstanding; how many."""
+
+    def size(self) -> int:
+        """Bytes on disk (or an estimate in memory)."""
+
+    def close(self) -> None:
+        """Give up possession. May be called twice."""

@@ -1,0 +1,109 @@
+"""What workers and clients say to the master besides the core's own records, and what it says back."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from cluster.core.records import Certificate, Fence, JobId, Lease, Stop, WorkerId
+from cluster.core.states import JobState
+
+
+class SlotHealth(Struct, frozen=True, gc=False, kw_only=True):
+    """One slot's child process at the last heartbeat."""
+
+    slot: int
+    pid: int = 0
+    job: JobId = ""
+    seconds: float = 0.0  # how long it has been at that job
+    memory: int = 0  # resident bytes
+    cpu_percent: float = 0.0  # of one core, since the last heartbeat
+
+
+class Health(Struct, frozen=True, gc=False, kw_only=True):
+    """A host as its worker sees it (psutil)."""
+
+    cpu_percent: float = 0.0  # of all cores, since the last heartbeat
+    load: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    memory_total: int = 0
+    memory_available: int = 0
+    disk_free: int = 0  # where the worker keeps its scratch folders
+    network_sent: int = 0  # bytes since boot
+    network_received: int = 0
+    slots: tuple[SlotHealth, ...] = ()
+
+
+class Hello(Struct, frozen=True, gc=False, kw_only=True):
+    """A worker's registration."""
+
+    worker: WorkerId
+    name: str
+    host: str
+    pid: int
+    slots: int
+    resources: tuple[tuple[str, int], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class Poll(Struct, frozen=True, gc=False):
+    """The master's answer to a worker that asks for work."""
+
+    leases: tuple[Lease, ...] = ()
+    stops: tuple[Stop, ...] = ()
+
+
+class Progress(Struct, frozen=True, gc=False):
+    """What a running job says of itself, by `current_job().progress(done, total, note)`."""
+
+    fence: Fence
+    done: float
+    total: float
+    note: str = ""
+
+
+class Refusal(Struct, frozen=True, gc=False, omit_defaults=True):
+    """Why a job was not admitted, or was undone because its admission could not be made durable."""
+
+    job: JobId
+    kind: str  # "refused", "key", "store"
+    reason: str
+    other: JobId = ""  # the job that holds the key
+
+
+class WorkerInfo(Struct, frozen=True, gc=False, kw_only=True):
+    """A worker as listings show it."""
+
+    id: WorkerId
+    name: str
+    host: str
+    pid: int
+    state: str  # "ready", "draining", "lost"
+    slots: int
+    running: int
+    resources: tuple[tuple[str, int], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    health: Health = Health()
+
+
+class Stats(Struct, frozen=True, gc=False, kw_only=True):
+    """The master's counters since it started, and how many jobs are in each state now."""
+
+    states: dict[str, int]
+    queues: dict[str, int]  # jobs that may be leased now, by queue
+    paused: tuple[str, ...]
+    submitted: int
+    completed: int
+    failed_attempts: int
+    retried: int
+    dead: int
+    fenced: int  # late or repeated reports that were refused
+    workers: int
+    slots: int
+    store: str
+
+
+class JobHistory(Struct, frozen=True, gc=False):
+    """Each unsuccessful attempt of a job, oldest first, over all its runs."""
+
+    job: JobId
+    state: JobState
+    attempts: tuple[tuple[int, Certificate], ...]  # (run, certificate)
