@@ -178,9 +178,7 @@ class Board:
             items=spec.items,
         )
         keep_until = now.wall + spec.options.result_ttl
-        effects.append(
-            Ended(job.seq, ended.fence, outcome, keep_until, owner=job.admitted.owner, output=ended.output)
-        )
+        effects.append(Ended(job.seq, ended.fence, outcome, keep_until, owner=job.admitted.owner, output=ended.output))
         self.retire(job)
 
     def retire(self, job: Job) -> None:

@@ -104,9 +104,7 @@ def _judge_item(progress: Progress, segment: Segment, options: Options, salt: in
         spent = Spent(spent.failures, spent.crashes + progress.blind)
         progress.blind = 0
     progress.spent[item] = spent
-    verdict = policy.decide(
-        options, certificate.ending, spent, error_types=certificate.error_types, salt=salt + item
-    )
+    verdict = policy.decide(options, certificate.ending, spent, error_types=certificate.error_types, salt=salt + item)
     if verdict.retry:
         return verdict.delay_seconds
     _finish(progress, segment)

@@ -61,11 +61,12 @@ def give_back(board: Board, leases: list[LeaseHeld], effects: list[Effect]) -> N
 
 
 def describe(board: Board, fence: Fence) -> Lease:
-    """The lease as its worker gets it; `inputs` are the shell's to fill in."""
+    """The lease as its worker gets it; the payloads of its `inputs` are the shell's to fill in."""
     held = board.leases[fence]
     job, spec = held.job, held.job.spec
+    inputs = tuple((dependency, b"") for dependency in spec.inputs)
     if not spec.items:
-        return Lease(fence, spec.id, held.run, held.attempt, spec.function, spec.args, spec.options)
+        return Lease(fence, spec.id, held.run, held.attempt, spec.function, spec.args, spec.options, inputs)
     ranges = tuple(job.chunk.pending) if job.chunk else ((0, spec.items),)
     return Lease(
         fence=fence,
@@ -75,6 +76,7 @@ def describe(board: Board, fence: Fence) -> Lease:
         function=spec.function,
         args=spec.args,
         options=spec.options,
+        inputs=inputs,
         ranges=ranges,
         careful=job.chunk.careful if job.chunk else False,
     )

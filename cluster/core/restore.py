@@ -30,11 +30,13 @@ def restore(
     functions: Iterable[FunctionBlob],
     settled: Mapping[JobId, JobState],
     now: Now,
+    *,
+    grace_seconds: float,
 ) -> list[Effect]:
     """Put the store's live jobs on an empty board.
 
-    A job under a lease stays leased to a worker that is known by name only and whose deadline is the one of any
-    worker that has just been heard of: it may come back and be adopted, else `Tick` finds it lost.
+    A job under a lease stays leased to a worker that is known by name only: it may come back within `grace_seconds`
+    and be adopted, else `Tick` finds it lost.
 
     Args:
         board: a new board, its epoch higher than that of any fence in the store.
@@ -42,6 +44,7 @@ def restore(
         functions: the tasks they refer to; a job whose task is missing is given up.
         settled: final states of jobs that are named in `after` and live no more.
         now: the time of the restart; what was due or expired meanwhile falls due at once.
+        grace_seconds: 0 where no worker can have survived, because it died with its master.
     """
     effects: list[Effect] = []
     blobs = list(functions)
@@ -57,7 +60,7 @@ def restore(
         if failed:
             settlement.fail_for_dependency(board, job, failed, now, effects)
         elif record.fence:
-            _hold(board, job, record, now)
+            _hold(board, job, record, now.mono + grace_seconds)
         elif record.failures or record.crashes:
             tried.append(record)
         else:
@@ -87,9 +90,8 @@ def _seat(board: Board, record: StoredJob, now: Now) -> Job:
     return job
 
 
-def _hold(board: Board, job: Job, record: StoredJob, now: Now) -> None:
+def _hold(board: Board, job: Job, record: StoredJob, deadline: float) -> None:
     """Leave a job with the worker that had it before the restart, until that worker speaks up or is lost."""
-    deadline = now.mono + board.settings.heartbeat_timeout_seconds
     worker = board.workers.get(record.worker)
     if worker is None:
         worker = WorkerHeld(record.worker, deadline, free={}, labels=frozenset(), leases={})

@@ -41,9 +41,7 @@ def settle(board: Board, lease: LeaseHeld, report: Report, now: Now, effects: li
     board.counters.failed_attempts += 1
     spent = policy.spend(Spent(job.failures, job.crashes), report.ending)
     job.failures, job.crashes = spent.failures, spent.crashes
-    verdict = policy.decide(
-        job.spec.options, report.ending, spent, error_types=certificate.error_types, salt=job.seq
-    )
+    verdict = policy.decide(job.spec.options, report.ending, spent, error_types=certificate.error_types, salt=job.seq)
     if verdict.retry:
         _retry(board, job, (report, certificate, verdict.delay_seconds), now, effects)
     else:
@@ -104,9 +102,7 @@ def on_inputs_missing(board: Board, event: events.InputsMissing, now: Now, effec
     give_up(board, lease.job, EndOfRun(event.fence, b"", certificate), now, effects)
 
 
-def _settle_chunk(
-    board: Board, job: Job, told: tuple[Report, Certificate], now: Now, effects: list[Effect]
-) -> None:
+def _settle_chunk(board: Board, job: Job, told: tuple[Report, Certificate], now: Now, effects: list[Effect]) -> None:
     report, certificate = told
     if job.chunk is None:
         job.chunk = chunks.start(job.spec.items)
@@ -127,9 +123,7 @@ def _settle_chunk(
         give_up(board, job, ended, now, effects)
 
 
-def _retry(
-    board: Board, job: Job, told: tuple[Report, Certificate, float], now: Now, effects: list[Effect]
-) -> None:
+def _retry(board: Board, job: Job, told: tuple[Report, Certificate, float], now: Now, effects: list[Effect]) -> None:
     report, certificate, delay = told
     board.move(job, Cause.FAIL)
     board.move(job, Cause.RETRY)

@@ -1,0 +1,266 @@
+"""Decide, persist, tell: the whole durability argument, in one place.
+
+    any thread, under the board's lock        committer                      anyone
+    ----------------------------------        ---------                      ------
+    effects = board.handle(event)
+    log.append(effects)  ──────────────►  take a group, in order
+    (lock released)                       store.commit(records)   ──────►  acknowledgements, outcomes,
+    orders to stop, wake-ups, refusals        one transaction              grants, `then` callbacks
+    go out at once
+
+Why this loses nothing. (1) Effects enter the log under the lock under which they were decided, so the store sees
+decisions in their order: whatever a record builds on is in the same group or an earlier one. (2) Nothing that a caller
+could rely on is told before the group that holds it is durable. So a crash at any instant leaves a prefix of the
+decisions in the store, and nobody knows of more than that prefix. (3) A job may start early, before its admission is
+durable, because its outcome comes later in the log and so can't be told, or be durable, without it. Jobs that may not
+run twice don't start early: `TellAdmitted` and `TellGranted` hold them back.
+
+What needs no commit goes out at once: an order to stop an attempt (the board will accept no outcome of it any more,
+so letting it run on serves nobody), a refusal (nothing was kept), a wake-up.
+
+When a commit fails (disk full), leases and outcomes are kept and sent again, untold, until the store takes them. What
+was admitted and is not durable, in the failed group and behind it in the log, is undone: those clients are told that
+they are refused, their records leave the log, and `Undone` goes in, because a failed commit may have happened after
+all. Until the store is well the board admits nothing.
+
+Threads. A store that takes no time (`is_instant`) is driven by whoever appended, one at a time; any other has the one
+committer thread. The log belongs to the board's lock. When the process dies, the untold part of the log dies with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from cluster.core.effects import (
+    Admitted,
+    AttemptFailed,
+    Effect,
+    Ended,
+    Leased,
+    Record,
+    TellAccepted,
+    TellAdmitted,
+    TellGranted,
+    TellRefused,
+    TellStop,
+    Wake,
+)
+from cluster.core.records import JobId, Outcome
+from cluster.errors import StoreError
+from cluster.store.port import Store
+
+LOG = logging.getLogger("cluster.master")
+
+# A group is what has gathered while the last one was written, but no more than this: a hundred thousand admissions in
+# one transaction would make everyone wait for the last of them.
+MAX_GROUP_EFFECTS = 4096
+RETRY_SECONDS = 0.1
+MAX_RETRY_SECONDS = 5.0
+PRUNE_AFTER_ENDED = 10_000
+
+# Sets of types and not isinstance: asked for every effect.
+_EARLY = frozenset({TellStop, TellRefused, Wake})
+_TELLS = frozenset({TellAccepted, TellAdmitted, TellGranted})
+
+Then = Callable[[], None]
+
+
+class Audience(Protocol):
+    """Who carries out effects; the master."""
+
+    def tell_early(self, effects: Sequence[Effect]) -> None:
+        """Stop orders, refusals and wake-ups, right after they were decided."""
+
+    def tell_durable(self, effects: Sequence[Effect]) -> None:
+        """What the last commit made true."""
+
+    def undo_admissions(self, jobs: Sequence[JobId], reason: str) -> list[Effect]:
+        """Have the board undo these jobs and refuse new ones. Called with the lock held; nothing is told yet."""
+
+    def store_healed(self) -> None:
+        """Have the board admit jobs again."""
+
+    def is_needed(self, job: JobId) -> bool:
+        """Whether an ended job's record must be kept although its retention is over."""
+
+    def wall(self) -> float:
+        """The time of day."""
+
+
+class Committer:
+    """The commit log and the one who writes it."""
+
+    def __init__(self, store: Store, lock: threading.Lock, audience: Audience) -> None:
+        self._store = store
+        self._lock = lock  # the board's: guards `_log` and `_undurable`
+        self._audience = audience
+        self._log: list[tuple[list[Effect], Then | None]] = []
+        # Outcomes that are decided and not durable yet, by job: arguments of dependants that start early.
+        self._undurable: dict[JobId, Outcome] = {}
+        self._driving = threading.Lock()  # held by whoever runs `_commit_group`
+        self._is_wanted = threading.Event()
+        self._is_stopping = threading.Event()
+        self._failures = 0
+        self._ended_since_prune = 0
+        self._is_prune_due = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to commit by itself, where the store needs that."""
+        if not self._store.is_instant and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="cluster-committer", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what is in the log, once, and stop."""
+        self._is_stopping.set()
+        self._is_wanted.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.drive()
+
+    def append(self, effects: list[Effect], then: Then | None = None) -> list[Effect]:
+        """Enter a decision into the log; the effects that need no commit are returned. The lock is held."""
+        early: list[Effect] = []
+        late: list[Effect] = []
+        for effect in effects:
+            if type(effect) in _EARLY:
+                early.append(effect)
+                continue
+            if type(effect) is Ended:
+                self._undurable[effect.outcome.job] = effect.outcome
+            late.append(effect)
+        if late or then is not None:
+            self._log.append((late, then))
+        return early
+
+    def kick(self) -> None:
+        """Have the log written: by the committer thread, or right here. The lock is not held."""
+        if self._thread is not None:
+            if not self._is_wanted.is_set():
+                self._is_wanted.set()
+        else:
+            self.drive()
+
+    def drive(self) -> None:
+        """Write the log in this thread, unless another one is at it and will see our entries too."""
+        while self._log and self._driving.acquire(blocking=False):
+            try:
+                while self._log and self._commit_group():
+                    pass
+                if self._failures:
+                    return
+            finally:
+                self._driving.release()
+
+    def prune_soon(self) -> None:
+        """Drop what is past its retention, with the next group."""
+        self._is_prune_due = True
+        with self._lock:
+            self._log.append(([], None))
+        self.kick()
+
+    def undurable(self, job: JobId) -> Outcome | None:
+        """The outcome of a job whose commit is still to come."""
+        return self._undurable.get(job)
+
+    def _run(self) -> None:
+        while not self._is_stopping.is_set():
+            if self._failures:
+                delay = min(RETRY_SECONDS * 2.0 ** (self._failures - 1), MAX_RETRY_SECONDS)
+                self._is_stopping.wait(delay)
+            else:
+                self._is_wanted.wait()
+            self._is_wanted.clear()
+            try:
+                self.drive()
+            except Exception:
+                # A defect must not leave a master that looks alive and acknowledges nothing.
+                LOG.exception("committer: unexpected error; going on")
+
+    def _commit_group(self) -> bool:
+        """Write one group and tell of it; False if the store failed (the group is back at the head of the log)."""
+        with self._lock:
+            count = size = 0
+            for effects, _ in self._log:
+                count += 1
+                size += len(effects)
+                if size >= MAX_GROUP_EFFECTS:
+                    break
+            group = self._log[:count]
+            del self._log[:count]
+        told = [effect for effects, _ in group for effect in effects]
+        records = [cast("Record", effect) for effect in told if type(effect) not in _TELLS]
+        try:
+            if records:
+                self._store.commit(records)
+        except StoreError as error:
+            self._give_back(group, error)
+            return False
+        if self._failures:
+            LOG.warning("store %s: commits succeed again", self._store.url)
+            self._failures = 0
+            self._audience.store_healed()
+        self._tell(told, [then for _, then in group if then is not None])
+        return True
+
+    def _tell(self, effects: list[Effect], thens: list[Then]) -> None:
+        ended = [effect for effect in effects if type(effect) is Ended]
+        if ended:
+            with self._lock:
+                for effect in ended:
+                    if self._undurable.get(effect.outcome.job) is effect.outcome:
+                        del self._undurable[effect.outcome.job]
+        self._audience.tell_durable(effects)
+        for then in thens:
+            then()
+        self._prune(len(ended))
+
+    def _prune(self, ended: int) -> None:
+        self._ended_since_prune += ended
+        if self._ended_since_prune < PRUNE_AFTER_ENDED and not self._is_prune_due:
+            return
+        self._ended_since_prune = 0
+        self._is_prune_due = False
+        try:
+            self._store.prune(self._audience.wall(), self._audience.is_needed)
+        except StoreError as error:
+            LOG.warning("store %s: pruning failed and is tried again later: %s", self._store.url, error)
+
+    def _give_back(self, group: list[tuple[list[Effect], Then | None]], error: StoreError) -> None:
+        """The store failed: undo undurable admissions, and put the rest back at the head of the log."""
+        self._failures += 1
+        if self._failures == 1:
+            LOG.error("store %s: a commit failed (%s); new jobs are refused until one succeeds", error.store, error)
+        with self._lock:
+            self._log[:0] = group
+            admitted = [effect for effects, _ in self._log for effect in effects if isinstance(effect, Admitted)]
+            gone = frozenset(effect.seq for effect in admitted)
+            names = frozenset(effect.spec.id for effect in admitted)
+            self._log = [(_without(effects, gone, names), then) for effects, then in self._log]
+            for job in names:
+                self._undurable.pop(job, None)
+            early = self.append(self._audience.undo_admissions([job.spec.id for job in admitted], error.reason))
+        self._audience.tell_early(early)
+
+
+def _without(effects: list[Effect], gone: frozenset[int], names: frozenset[JobId]) -> list[Effect]:
+    """The effects that don't speak of undone jobs."""
+    kept: list[Effect] = []
+    for effect in effects:
+        match effect:
+            case Admitted() | AttemptFailed() | Ended() if effect.seq in gone:
+                continue
+            case TellAdmitted() | TellAccepted() if effect.job in names:
+                continue
+            case Leased():
+                jobs = tuple(job for job in effect.jobs if job.seq not in gone)
+                if jobs:
+                    kept.append(Leased(effect.worker, jobs))
+            case _:
+                kept.append(effect)
+    return kept

@@ -1,0 +1,230 @@
+"""The desk for clients: submit, cancel, requeue, and every question about jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cluster.core import control, events
+from cluster.core.effects import StoredJob
+from cluster.core.explain import explain
+from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
+from cluster.core.states import JobState
+from cluster.errors import MasterUnavailable, Refused, UnknownJob
+from cluster.master import listing
+from cluster.wire.desks import Sink
+from cluster.wire.messages import JobHistory, Refusal, Stats, WorkerInfo
+
+if TYPE_CHECKING:
+    from cluster.master.master import Master
+
+# For calls that are durable on return. A disk that takes longer is not well.
+DURABLE_SECONDS = 30.0
+
+
+class JobsDesk:
+    """`cluster.wire.desks.JobsDesk`, the real one."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+
+    def open(self, sink: Sink) -> int:
+        """A session number for further calls."""
+        return self._master.sessions.open(sink)
+
+    def close(self, session: int) -> None:
+        """Forget the session; its jobs go on."""
+        self._master.sessions.close(session)
+
+    # --- submit ------------------------------------------------------------------------------------------------------
+
+    def submit(self, session: int, jobs: Sequence[JobSpec], functions: Sequence[FunctionBlob]) -> None:
+        """Admit jobs in this order. Every one is answered by `accepted`, `refused` or `ended`."""
+        fresh = [spec for spec in jobs if not spec.key or self._is_new(session, spec)]
+        settled: dict[JobId, JobState] = {}
+        asked: set[JobId] = set()
+        master = self._master
+        while True:
+            with master.lock:
+                # What is on the board now may be settled and forgotten by the time we have asked the store, so look
+                # and decide under one lock, and ask again where something is in neither.
+                unknown = self._unknown(fresh, settled.keys() | asked)
+                if not unknown:
+                    event = events.Submit(session, tuple(fresh), tuple(functions), settled)
+                    early = master.committer.append(master.board.handle(event, master.clock.now()))
+                    break
+            settled.update(master.find_settled(sorted(unknown)))
+            asked |= unknown
+        master.after_decision(early)
+
+    def _unknown(self, jobs: Sequence[JobSpec], known: set[JobId]) -> set[JobId]:
+        board = self._master.board
+        batch: set[JobId] = set()
+        unknown: set[JobId] = set()
+        for spec in jobs:
+            unknown.update(name for name in spec.after if name not in board.jobs and name not in batch)
+            batch.add(spec.id)
+        return unknown - known
+
+    def _is_new(self, session: int, spec: JobSpec) -> bool:
+        """Whether a job with a key is the first of that key; if not, answer for the one that is here."""
+        master = self._master
+        with master.lock:
+            job = master.board.jobs.get(spec.id)
+            function = job.spec.function if job is not None else None
+            if job is not None and function == spec.function:
+                master.sessions.watch(session, spec.id)
+                return True  # the board answers again, and its outcome will be told
+        if function is None:
+            stored = master.store.find(spec.id)
+            if stored is None:
+                return True
+            function = stored.spec.function
+        if function != spec.function:
+            reason = f"key {spec.key!r} belongs to another function"
+            master.sessions.refused(session, [Refusal(spec.id, "key", reason, other=spec.id)])
+        else:
+            self.watch(session, spec.id)
+        return False
+
+    # --- orders ------------------------------------------------------------------------------------------------------
+
+    def cancel(self, jobs: Sequence[JobId], timeout: float) -> list[bool]:
+        """For each job: True once CANCELLED is committed, False if it had ended otherwise (or is unknown)."""
+        master = self._master
+        durable = threading.Event()
+        with master.lock:
+            effects = master.board.handle(events.Cancel(tuple(jobs)), master.clock.now())
+            states = {name: master.board.jobs[name].state for name in jobs if name in master.board.jobs}
+            early = master.committer.append(effects, durable.set)
+        master.after_decision(early)
+        states.update(master.find_settled([name for name in jobs if name not in states]))
+        is_durable = durable.wait(timeout)
+        return [is_durable and states.get(name) is JobState.CANCELLED for name in jobs]
+
+    def requeue(self, jobs: Sequence[JobId]) -> list[JobInfo]:
+        """Start a new run of each ended job; durable on return. Raises `UnknownJob` or `Refused`, and then none is."""
+        master = self._master
+        names = tuple(dict.fromkeys(jobs))
+        stored: dict[JobId, StoredJob] = {}
+        durable = threading.Event()
+        while True:
+            settled, functions = self._needs_of_requeue(names, stored)
+            with master.lock:
+                missing = [name for name in names if name not in master.board.jobs and name not in stored]
+                if not missing:
+                    event = events.Requeue(names, tuple(stored.values()), functions, settled)
+                    objection = control.objection_to_requeue(master.board, event)
+                    if objection:
+                        raise Refused(objection)
+                    early = master.committer.append(master.board.handle(event, master.clock.now()), durable.set)
+                    break
+            for name in missing:
+                stored[name] = self._stored(name)
+        master.after_decision(early)
+        _wait(durable, "requeue")
+        return [self.info(name) for name in names]
+
+    def _needs_of_requeue(
+        self, names: Sequence[JobId], stored: dict[JobId, StoredJob]
+    ) -> tuple[dict[JobId, JobState], tuple[FunctionBlob, ...]]:
+        """What the board has let go of when these jobs ended: the states of what they depend on, and their tasks."""
+        master = self._master
+        with master.lock:
+            specs = [master.board.jobs[name].spec for name in names if name in master.board.jobs]
+        specs += [job.spec for job in stored.values()]
+        settled = master.find_settled(sorted({name for spec in specs for name in spec.after}))
+        return settled, tuple(master.store.functions(sorted({spec.function for spec in specs})))
+
+    def pause(self, queue: str) -> None:
+        """Lease no more jobs of this queue; durable on return. Running ones go on."""
+        self._decide_durably(events.PauseQueue(queue, paused=True))
+
+    def resume(self, queue: str) -> None:
+        """Undo `pause`."""
+        self._decide_durably(events.PauseQueue(queue, paused=False))
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def watch(self, session: int, job: JobId) -> JobInfo:
+        """Have the job's outcome told to this session, at once if it has one. Raises `UnknownJob`."""
+        master = self._master
+        with master.lock:
+            on_board = master.board.jobs.get(job)
+            if on_board is not None and not on_board.is_settled:
+                master.sessions.watch(session, job)
+                return listing.info_of(on_board)
+        stored = self._stored(job)
+        outcome = master.store.outcome(job)
+        if outcome is not None:
+            master.sessions.ended(session, [outcome])
+        return listing.info_of_stored(stored)
+
+    def info(self, job: JobId) -> JobInfo:
+        """The job now. Raises `UnknownJob`."""
+        with self._master.lock:
+            on_board = self._master.board.jobs.get(job)
+            if on_board is not None and not on_board.is_settled:
+                return listing.info_of(on_board)
+        return listing.info_of_stored(self._stored(job))
+
+    def page(
+        self,
+        *,
+        state: str | None = None,
+        tag: str | None = None,
+        batch: str | None = None,
+        queue: str | None = None,
+        limit: int = 1000,
+        after: int = 0,
+    ) -> tuple[list[JobInfo], int]:
+        """One page of jobs, in order of admission, and the mark from which the next page goes on (0: no more)."""
+        wanted = listing.Filter(listing.parse_state(state), tag, batch, queue)
+        return listing.page(self._master, wanted, limit, after)
+
+    def history(self, job: JobId) -> JobHistory:
+        """Its unsuccessful attempts. Raises `UnknownJob`."""
+        info = self.info(job)
+        return JobHistory(job, info.state, tuple(self._master.store.history(job)))
+
+    def output(self, job: JobId) -> bytes:
+        """What its attempts printed, oldest first, capped. Raises `UnknownJob`."""
+        self.info(job)
+        return self._master.store.output(job)
+
+    def explain(self, job: JobId) -> str:
+        """Why the job is where it is, in a sentence or a few. Raises `UnknownJob`."""
+        master = self._master
+        with master.lock:
+            if job in master.board.jobs:
+                return explain(master.board, job, master.clock.now())
+        info = listing.info_of_stored(self._stored(job))
+        how = f": {info.certificate.reason}" if info.certificate else ""
+        return f"job {job} is {info.state.name.lower()}{how} (run {info.run}, {info.attempts} attempt(s))"
+
+    def stats(self) -> Stats:
+        """Counters and states."""
+        return listing.statistics(self._master)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Every registered worker."""
+        return listing.workers(self._master)
+
+    def _stored(self, job: JobId) -> StoredJob:
+        stored = self._master.store.find(job)
+        if stored is None:
+            raise UnknownJob(job)
+        return stored
+
+    def _decide_durably(self, event: events.Event) -> None:
+        durable = threading.Event()
+        self._master.decide(event, durable.set)
+        _wait(durable, "the change")
+
+
+def _wait(durable: threading.Event, what: str) -> None:
+    if not durable.wait(DURABLE_SECONDS):
+        raise MasterUnavailable(
+            f"{what} is decided, but the store has not confirmed it in {DURABLE_SECONDS:g} s; see the master's log"
+        )

@@ -1,0 +1,213 @@
+"""The master: one lock, one board, one store, and the desks that stand around them.
+
+    desks (any thread) ──► decide(event): lock { board.handle ; log.append } ──► committer ──► store
+          ▲                                                                          │
+          └──────────── sinks of clients, mailboxes of workers ◄──── tell ───────────┘
+
+Authority: the board is right about everything that is decided, the store about everything that is told. The lock is
+held for a decision only, never while something is written, sent or called back. Sinks and wakes are called from
+whichever thread commits or decides; they must not block, and an exception in one harms nobody else.
+
+When the master dies the store has a prefix of its decisions, and everything told is in it; `open` goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from cluster.core import events
+from cluster.core.effects import (
+    Admitted,
+    Effect,
+    Ended,
+    StoredJob,
+    TellAccepted,
+    TellAdmitted,
+    TellGranted,
+    TellRefused,
+    TellStop,
+)
+from cluster.core.handlers import Board, Settings, restore
+from cluster.core.records import JobId, Now, Outcome
+from cluster.core.states import JobState
+from cluster.master.committer import Committer, Then
+from cluster.master.mailboxes import Mailboxes
+from cluster.master.sessions import Sessions
+from cluster.master.timekeeper import Timekeeper
+from cluster.store.port import Store
+from cluster.wire.messages import Refusal
+
+LOG = logging.getLogger("cluster.master")
+
+
+class Clock(Struct, frozen=True):
+    """Where the time comes from."""
+
+    mono: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+    def now(self) -> Now:
+        """Both clocks, read together."""
+        return Now(self.mono(), self.wall())
+
+
+class Master:
+    """The shell around a board. `open`, then `start`; `stop` may be called at any moment, and twice."""
+
+    def __init__(self, store: Store, settings: Settings | None = None, clock: Clock | None = None) -> None:
+        self.store = store
+        self.settings = settings or Settings()
+        self.clock = clock or Clock()
+        self.lock = threading.Lock()  # guards `board` and the commit log
+        self.committer = Committer(store, self.lock, self)
+        self.sessions = Sessions()
+        self.mailboxes = Mailboxes()
+        self.timekeeper = Timekeeper(self)
+        self.board: Board
+        self._is_stopped = False
+
+    def open(self, *, grace_seconds: float) -> None:
+        """Take the store and put its live jobs on the board.
+
+        Args:
+            grace_seconds: how long workers of an earlier master may take to come back; 0 where none can have survived.
+
+        Raises:
+            StoreError: it can't be opened as it is.
+        """
+        opening = self.store.open()
+        for sentence in opening.tampered:
+            LOG.error("store %s: %s", self.store.url, sentence)
+        self.board = Board(self.settings, epoch=opening.epoch, next_seq=opening.next_seq)
+        self.board.placement.paused.update(opening.paused)
+        live = list(self.store.live_jobs())
+        if live:
+            self._restore(live, grace_seconds)
+
+    def start(self) -> None:
+        """Begin to commit and to keep time."""
+        self.committer.start()
+        self.timekeeper.start()
+
+    def stop(self) -> None:
+        """Commit what is decided, and give up the store. Nothing is told after this returns."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        self.timekeeper.stop()
+        self.committer.stop()
+        self.store.close()
+
+    def decide(self, event: events.Event, then: Then | None = None) -> list[Effect]:
+        """Have the board decide, and see to it that everyone concerned hears of it; the effects, for the caller's use.
+
+        Args:
+            event: what happened.
+            then: called once the decision is durable, from the thread that made it so; must not block.
+        """
+        with self.lock:
+            effects = self.board.handle(event, self.clock.now())
+            early = self.committer.append(effects, then)
+        self.after_decision(early)
+        return effects
+
+    def after_decision(self, early: Sequence[Effect]) -> None:
+        """Send out what needs no commit and have the rest committed. The lock is not held."""
+        self.tell_early(early)
+        self.committer.kick()
+        self.timekeeper.look_again()
+
+    # --- the committer's audience ----------------------------------------------------------------------------------
+
+    def tell_early(self, effects: Sequence[Effect]) -> None:
+        """Stop orders, refusals and wake-ups."""
+        for effect in effects:
+            match effect:
+                case TellStop():
+                    self.mailboxes.post_stop(effect.worker, effect.stop)
+                case TellRefused():
+                    refusal = Refusal(effect.job, effect.kind, effect.reason, effect.other)
+                    self.sessions.refused(effect.owner, [refusal])
+                case _:  # Wake
+                    if self.board.placement.has_work():
+                        self.mailboxes.wake_all()
+
+    def tell_durable(self, effects: Sequence[Effect]) -> None:
+        """Acknowledgements, outcomes and grants, after the commit that made them true."""
+        accepted: dict[int, list[JobId]] = {}
+        ended: dict[int, list[Outcome]] = {}
+        settled: list[tuple[JobId, int]] = []
+        admitted: list[JobId] = []
+        for effect in effects:
+            kind = type(effect)
+            if kind is Admitted:
+                accepted.setdefault(effect.owner, []).append(effect.spec.id)  # type: ignore[union-attr]
+            elif kind is Ended:
+                outcome = effect.outcome  # type: ignore[union-attr]
+                settled.append((outcome.job, outcome.run))
+                for session in self.sessions.interested(effect.owner, outcome.job):  # type: ignore[union-attr]
+                    ended.setdefault(session, []).append(outcome)
+            elif isinstance(effect, TellAccepted):
+                accepted.setdefault(effect.owner, []).append(effect.job)
+            elif isinstance(effect, TellAdmitted):
+                admitted.append(effect.job)
+            elif isinstance(effect, TellGranted):
+                self.decide(events.LeaseDurable(effect.worker, effect.fence))
+                self.mailboxes.post_granted(effect.worker, effect.fence)
+        for session, jobs in accepted.items():
+            self.sessions.accepted(session, jobs)
+        for session, outcomes in ended.items():
+            self.sessions.ended(session, outcomes)
+        if settled:
+            self.decide(events.OutcomesDurable(tuple(settled)))
+        if admitted:
+            self.decide(events.AdmissionsDurable(tuple(admitted)))
+
+    def undo_admissions(self, jobs: Sequence[JobId], reason: str) -> list[Effect]:
+        """A commit failed. The lock is held."""
+        now = self.clock.now()
+        effects = self.board.handle(events.StoreFailed(reason), now)
+        sentence = f"its admission could not be stored ({reason}); nothing of it was kept, submit it again later"
+        return effects + self.board.handle(events.AdmissionsFailed(tuple(jobs), sentence), now)
+
+    def store_healed(self) -> None:
+        """Commits succeed again."""
+        self.decide(events.StoreHealed())
+
+    def is_needed(self, job: JobId) -> bool:
+        """Live jobs may still want this one's result."""
+        return self.board.needs_result(job)
+
+    def wall(self) -> float:
+        """The time of day."""
+        return self.clock.wall()
+
+    # --- what the board has forgotten, the store knows ---------------------------------------------------------------
+
+    def find_settled(self, jobs: Sequence[JobId]) -> dict[JobId, JobState]:
+        """The final states of ended jobs that only the store has. The lock is not held."""
+        found: dict[JobId, JobState] = {}
+        for job in jobs:
+            stored = self.store.find(job)
+            if stored is not None and stored.outcome is not None:
+                found[job] = stored.outcome.state
+        return found
+
+    def _restore(self, live: list[StoredJob], grace_seconds: float) -> None:
+        names = {job.spec.id for job in live}
+        gone = {name for job in live for name in job.spec.after if name not in names}
+        functions = list(self.store.functions(sorted({job.spec.function for job in live})))
+        settled = self.find_settled(sorted(gone))
+        with self.lock:
+            effects = restore.restore(
+                self.board, live, functions, settled, self.clock.now(), grace_seconds=grace_seconds
+            )
+            self.committer.append(effects)
+        if grace_seconds <= 0:
+            self.decide(events.Tick())
+        self.committer.kick()

@@ -1,0 +1,121 @@
+"""The desk for workers: registration, leases, reports, heartbeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from cluster.core import events, leases
+from cluster.core.effects import Leased
+from cluster.core.records import Digest, Fence, FunctionBlob, JobId, Lease, Payload, Report, WorkerId
+from cluster.errors import Refused
+from cluster.wire.messages import Health, Hello, Poll, Progress
+
+if TYPE_CHECKING:
+    from cluster.master.master import Master
+
+
+class WorkDesk:
+    """`cluster.wire.desks.WorkDesk`, the real one."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+
+    def register(self, hello: Hello, wake: Callable[[], None]) -> None:
+        """Join; `wake` is called, from any thread, when a poll would bring something."""
+        self._master.mailboxes.add(hello, wake)
+        self._master.decide(events.Register(hello.worker, hello.resources, hello.labels))
+
+    def poll(self, worker: WorkerId, capacity: int) -> Poll:
+        """At most `capacity` new leases, and the orders that wait. Raises `Refused` if the worker is unknown."""
+        master = self._master
+        stops, granted = master.mailboxes.take(worker)
+        with master.lock:
+            self._require(worker)
+            effects = master.board.handle(events.Poll(worker, capacity), master.clock.now())
+            given = [self._describe(worker, fence) for fence in (*granted, *_leased(effects))]
+            early = master.committer.append(effects)
+        if effects:
+            master.after_decision(early)
+        found = [lease for lease in given if lease is not None]
+        return Poll(tuple(self._with_inputs(worker, found)), tuple(stops))
+
+    def fetch_function(self, digest: Digest) -> FunctionBlob:
+        """The pickled task of a lease."""
+        with self._master.lock:
+            blob = self._master.board.shelf.get(digest)
+        if blob is None:
+            blob = next(iter(self._master.store.functions([digest])), None)
+        if blob is None:
+            raise Refused(f"no function {digest.hex()} here; its lease is over")
+        return blob
+
+    def report(self, worker: WorkerId, reports: Sequence[Report]) -> None:
+        """Ended attempts. Late and repeated ones are fenced off and counted."""
+        self._master.decide(events.Reported(worker, tuple(reports)))
+
+    def give_back(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
+        """Leases that were not begun; no attempt is spent."""
+        self._master.decide(events.GiveBack(worker, tuple(fences)))
+
+    def stopped(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
+        """Attempts that were ordered to stop, and are gone."""
+        self._master.decide(events.Stopped(worker, tuple(fences)))
+
+    def progress(self, worker: WorkerId, progress: Sequence[Progress]) -> None:
+        """What running jobs said of themselves: passed on, not kept."""
+        for said in progress:
+            with self._master.lock:
+                lease = self._master.board.current_lease(worker, said.fence)
+            if lease is not None:
+                job = lease.job.spec.id
+                for session in self._master.sessions.audience(lease.job.admitted.owner, job):
+                    self._master.sessions.progressed(session, job, said)
+
+    def heartbeat(self, worker: WorkerId, health: Health) -> None:
+        """Renew all of the worker's leases. Raises `Refused` if the worker is unknown."""
+        with self._master.lock:
+            self._require(worker)
+        box = self._master.mailboxes.get(worker)
+        if box is not None:
+            box.health = health
+        self._master.decide(events.Heartbeat(worker))
+
+    def leave(self, worker: WorkerId) -> None:
+        """Deregister; what it still held is given back without an attempt spent."""
+        self._master.decide(events.Leave(worker))
+        self._master.mailboxes.remove(worker)
+
+    def _require(self, worker: WorkerId) -> None:
+        if worker not in self._master.board.workers:
+            raise Refused(f"worker {worker} is not registered (any more); drop what it holds and register anew")
+
+    def _describe(self, worker: WorkerId, fence: Fence) -> Lease | None:
+        """The lease, if the worker may have it now. The lock is held."""
+        held = self._master.board.current_lease(worker, fence)
+        return leases.describe(self._master.board, fence) if held is not None and held.is_granted else None
+
+    def _with_inputs(self, worker: WorkerId, given: list[Lease]) -> list[Lease]:
+        """Fill in the results that replace Jobs among the arguments. The lock is not held: this may read the disk."""
+        filled: list[Lease] = []
+        for lease in given:
+            if not lease.inputs:
+                filled.append(lease)
+                continue
+            inputs = [(job, self._result(job)) for job, _ in lease.inputs]
+            missing = next((job for job, payload in inputs if payload is None), None)
+            if missing is not None:
+                self._master.decide(events.InputsMissing(worker, lease.fence, missing))
+                continue
+            filled.append(structs.replace(lease, inputs=tuple(inputs)))
+        return filled
+
+    def _result(self, job: JobId) -> Payload | None:
+        outcome = self._master.committer.undurable(job) or self._master.store.outcome(job)
+        return None if outcome is None else outcome.payload
+
+
+def _leased(effects: Sequence[object]) -> list[Fence]:
+    return [job.fence for effect in effects if isinstance(effect, Leased) for job in effect.jobs]
