@@ -24,9 +24,12 @@ from cluster.core.timers import Timer
 
 def on_submit(board: Board, event: events.Submit, now: Now, effects: list[Effect]) -> None:
     """Admit each job or refuse it, in order; a job that is here already is answered as before."""
-    for blob in event.functions:
-        board.shelf.offer(blob)
+    functions = {blob.digest: blob for blob in event.functions}
     for spec in event.jobs:
+        blob = functions.get(spec.function)
+        if blob is not None:
+            # Only now, before the first job that holds it: a batch may bring more than stay on an idle shelf.
+            board.shelf.offer(blob)
         existing = board.jobs.get(spec.id)
         if existing is not None:
             effects.append(_answer_again(event.owner, existing, spec))

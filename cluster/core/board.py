@@ -111,7 +111,9 @@ class Board:
 
     def wait_for(self, job: Job, dependency: JobId) -> None:
         """Note that the job waits for another one."""
-        if self.dependants.setdefault(dependency, {}).setdefault(job.spec.id, job) is job:
+        waiting = self.dependants.setdefault(dependency, {})
+        if job.spec.id not in waiting:  # `after` may name it twice
+            waiting[job.spec.id] = job
             job.unmet += 1
 
     def stop_waiting(self, job: Job) -> None:

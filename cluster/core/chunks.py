@@ -54,6 +54,8 @@ def absorb(progress: Progress, report: Report, options: Options, salt: int) -> J
     for segment in report.segments:
         if not _is_pending(progress.pending, segment.first, segment.count):
             continue
+        if segment.certificate is not None and segment.count != 1:
+            continue  # blame is of one item
         if segment.certificate is None:
             _finish(progress, segment)
             continue

@@ -12,7 +12,7 @@ from cluster.core.states import Cause, JobState
 
 
 def on_cancel(board: Board, event: events.Cancel, now: Now, effects: list[Effect]) -> None:
-    """End every named job that has no outcome yet; running code is stopped once that is durable."""
+    """End every named job that has no outcome yet, and have its running code stopped."""
     for job_id in event.jobs:
         job = board.jobs.get(job_id)
         if job is not None and not job.is_terminal:
@@ -40,8 +40,6 @@ def on_requeue(board: Board, event: events.Requeue, now: Now, effects: list[Effe
 
     The shell has checked that every job has ended (`objection_to_requeue`), under the same lock.
     """
-    for blob in event.functions:
-        board.shelf.offer(blob)
     for stored in event.stored:
         if stored.spec.id not in board.jobs:
             board.jobs[stored.spec.id] = _revive(stored)
@@ -59,6 +57,8 @@ def objection_to_requeue(board: Board, event: events.Requeue) -> str:
         job = board.jobs.get(job_id)
         if job is not None and not job.is_terminal:
             return f"job {job_id} is {job.state.name.lower()}; only an ended job can be requeued"
+        if job is None and stored[job_id].outcome is None:
+            return f"job {job_id} has not ended, and its function is not in the store, so it can't run; submit it anew"
         spec = job.spec if job is not None else stored[job_id].spec
         if spec.function not in board.shelf and all(blob.digest != spec.function for blob in event.functions):
             return f"the function of job {job_id} is no longer in the store; submit the job anew"
@@ -89,6 +89,9 @@ def _start_run(board: Board, job: Job, event: events.Requeue, now: Now, effects:
     job.is_settled = False
     job.due_mono = job.expires_mono = 0.0
     effects.append(Requeued(job.seq, job.spec.id, job.run, now.wall))
+    for blob in event.functions:
+        if blob.digest == job.spec.function:  # one at a time, as at admission
+            board.shelf.offer(blob)
     if board.adopt(job):
         blob = board.shelf.get(job.spec.function)
         assert blob is not None  # noqa: S101 - `objection_to_requeue` has looked

@@ -31,7 +31,7 @@ def on_lease_durable(board: Board, event: events.LeaseDurable, _now: Now, _effec
 
 def on_give_back(board: Board, event: events.GiveBack, _now: Now, effects: list[Effect]) -> None:
     """Queue the jobs again, before their equals; no attempt is spent."""
-    leases = [board.leases.get(fence) for fence in event.fences]
+    leases = [board.leases.get(fence) for fence in dict.fromkeys(event.fences)]
     give_back(board, [lease for lease in leases if lease is not None and lease.worker == event.worker], effects)
 
 

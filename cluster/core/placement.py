@@ -79,11 +79,15 @@ class Lane:
         return job
 
     def _rebuild(self) -> None:
+        fresh: dict[int, deque[Job]] = {}
         for priority, jobs in self._by_priority.items():
             # A dict keeps order and drops the second entry of a job that was cancelled and requeued.
-            fresh = {id(job): job for job in jobs if job.state is JobState.QUEUED}
-            self._by_priority[priority] = deque(fresh.values())
-        self._entries = sum(len(jobs) for jobs in self._by_priority.values())
+            queued = {id(job): job for job in jobs if job.state is JobState.QUEUED}
+            if queued:
+                fresh[priority] = deque(queued.values())
+        self._by_priority = fresh
+        self._priorities = sorted(-priority for priority in fresh)  # a sorted list is a heap
+        self._entries = sum(len(jobs) for jobs in fresh.values())
 
 
 class Placement:
@@ -135,8 +139,9 @@ class Placement:
                 del self._lanes[lanes[0].key]
 
     def has_work(self) -> bool:
-        """Some job may be leased now, if there is a worker that fits."""
-        return any(lane.live and lane.key[0] not in self.paused for lane in self._lanes.values())
+        """Some job may be leased now, if there is a worker that fits. May be asked from any thread."""
+        # A copy, made in one step of the interpreter: other threads add and drop lanes meanwhile.
+        return any(lane.live and lane.key[0] not in self.paused for lane in list(self._lanes.values()))
 
     def depth(self) -> dict[str, int]:
         """Queued jobs by queue."""

@@ -77,8 +77,10 @@ def is_at_most_once(options: Options) -> bool:
 
 def backoff(policy: RetryPolicy, failures: int, salt: int) -> float:
     """Seconds until re-run number `failures`: exponential, capped, and shortened by a fraction that `salt` picks."""
-    # The exponent is capped because 2.0 ** 1024 overflows, and max_delay rules long before.
-    delay = min(policy.backoff * policy.factor ** min(failures - 1, 64), policy.max_delay)
+    try:
+        delay = min(policy.backoff * float(policy.factor) ** (failures - 1), policy.max_delay)
+    except OverflowError:
+        delay = policy.max_delay if policy.backoff else 0.0
     # Knuth's multiplicative hash spreads neighbouring salts over [0, 1).
     fraction = ((salt * 2654435761 + failures * 40503) & 0xFFFFFFFF) / 2.0**32
     return delay * (1.0 - policy.jitter * fraction)

@@ -41,7 +41,7 @@ def restore(
     Args:
         board: a new board, its epoch higher than that of any fence in the store.
         stored: live jobs in order of admission.
-        functions: the tasks they refer to; a job whose task is missing is given up.
+        functions: the tasks they refer to; a job whose task is missing is left out, and what depends on it fails.
         settled: final states of jobs that are named in `after` and live no more.
         now: the time of the restart; what was due or expired meanwhile falls due at once.
         grace_seconds: 0 where no worker can have survived, because it died with its master.
@@ -52,11 +52,18 @@ def restore(
         board.shelf.offer(blob)
         board.shelf.acquire(blob.digest)  # held until all jobs are in, for more may come than stay on an idle shelf
     tried: list[StoredJob] = []
+    ended = dict(settled)
     for record in stored:
         if record.spec.function not in board.shelf:
-            continue  # the store has named it as tampered with; it stays there, and is not run
+            # The store has named it as tampered with; it stays there, and is not run.
+            ended[record.spec.id] = JobState.DEAD_LETTER
+            continue
         job = _seat(board, record, now)
-        failed = await_dependencies(board, job, settled)
+        for dependency in record.spec.after:
+            if dependency not in board.jobs:
+                # What the store has no more has completed, and its retention is over: had it failed, so had this job.
+                ended.setdefault(dependency, JobState.COMPLETED)
+        failed = await_dependencies(board, job, ended)
         if failed:
             settlement.fail_for_dependency(board, job, failed, now, effects)
         elif record.fence:

@@ -100,6 +100,7 @@ def on_inputs_missing(board: Board, event: events.InputsMissing, now: Now, effec
     reason = f"the result of job {event.missing}, an argument, is no longer in the store"
     certificate = Certificate(ending=Ending.DEPENDENCY, reason=reason)
     give_up(board, lease.job, EndOfRun(event.fence, b"", certificate), now, effects)
+    effects.append(Wake())  # its resources are free again
 
 
 def _settle_chunk(board: Board, job: Job, told: tuple[Report, Certificate], now: Now, effects: list[Effect]) -> None:

@@ -44,8 +44,11 @@ class Timers:
             self._rebuild_at = max(MIN_REBUILD_ENTRIES, 2 * len(self._heap))
 
     def next_due(self) -> float | None:
-        """When `pop_due` may have something; perhaps only a stale entry."""
-        return self._heap[0][0] if self._heap else None
+        """When `pop_due` may have something; perhaps only a stale entry. May be asked from any thread."""
+        try:
+            return self._heap[0][0]
+        except IndexError:  # not `if self._heap`: another thread may pop the last entry between question and look
+            return None
 
     def pop_due(self, mono: float) -> Iterator[tuple[Timer, Job]]:
         """Everything that has come due, oldest first."""

@@ -12,15 +12,23 @@ from cluster.core.timers import Timer
 
 
 def on_register(board: Board, event: events.Register, now: Now, effects: list[Effect]) -> None:
-    """A worker joins. Its id carries a random incarnation, so one that comes back is another one."""
-    if event.worker not in board.workers:
-        board.workers[event.worker] = WorkerHeld(
-            id=event.worker,
-            deadline=now.mono + board.settings.heartbeat_timeout_seconds,
-            free=dict(event.resources),
-            labels=frozenset(event.labels),
-            leases={},
-        )
+    """A worker joins. Its id carries a random incarnation, so one that comes back is another one.
+
+    An id that is here already is one that registers twice, or one that a restarted master knows by its leases only.
+    """
+    known = board.workers.get(event.worker)
+    held = known.leases if known is not None else {}
+    free = dict(event.resources)
+    for lease in held.values():
+        for name, amount in lease.job.spec.options.resources:
+            free[name] = free.get(name, 0) - amount
+    board.workers[event.worker] = WorkerHeld(
+        id=event.worker,
+        deadline=now.mono + board.settings.heartbeat_timeout_seconds,
+        free=free,
+        labels=frozenset(event.labels),
+        leases=held,
+    )
     effects.append(Wake())
 
 
@@ -68,6 +76,8 @@ def _lose(board: Board, worker: WorkerHeld, now: Now, effects: list[Effect]) -> 
     By the time its leases are void here the worker has killed their attempts itself: it counts from when it sent its
     last heartbeat, the board from when that one arrived.
     """
+    # It never heard of these, so nothing was begun; a job that may run only once is not lost with it.
+    leases.give_back(board, [lease for lease in worker.leases.values() if not lease.is_granted], effects)
     del board.workers[worker.id]
     for lease in list(worker.leases.values()):
         if lease.is_revoked:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cluster.core.effects import Record, StoredJob
 from cluster.core.records import Certificate, Digest, FunctionBlob, JobId, Outcome
@@ -36,6 +37,9 @@ class Store(Protocol):
     url: str
     # True: a commit is a few dictionary writes, so whoever appended to the log may carry it out itself.
     is_instant: bool
+    # One sentence for each tampered record that `open`, `live_jobs`, `functions` or `page` left out; it grows as they
+    # read, so `Opening.tampered` holds only what `open` itself came to.
+    tampered: list[str]
 
     def open(self) -> Opening:
         """Take sole possession, check the format, raise the epoch. Raises `StoreError` and its kinds."""
@@ -78,3 +82,13 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give up possession. May be called twice."""
+
+
+def without_payloads(stored: StoredJob) -> StoredJob:
+    """A job as `page` gives it."""
+    outcome = stored.outcome
+    return replace(
+        stored,
+        spec=replace(stored.spec, args=b""),
+        outcome=replace(outcome, payload=b"") if outcome else None,
+    )

@@ -1,0 +1,1 @@
+"""The `cluster` command: the only room that prints."""

@@ -1,0 +1,1 @@
+"""What the user holds: the cluster handle, futures, batches, and how functions and arguments are pickled."""

@@ -1,0 +1,135 @@
+"""The thread that reads a map's input and submits it, a little ahead of the workers.
+
+It is the only one that touches the input's iterator, the only one that pickles arguments, and a daemon: an input that
+never yields again can't keep the program from ending.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cluster.client import payload
+from cluster.client.batch import Batch, MapCall, Piece
+from cluster.client.chunking import MAX_BYTES, ChunkSizer
+from cluster.client.job import Job, detach
+from cluster.client.progress_bar import show_progress
+from cluster.client.session import Session
+from cluster.client.submission import spec_of
+
+Items = list[tuple[Any, ...]]
+
+
+def start_map(session: Session, call: MapCall, inputs: Iterator[tuple[Any, ...]], total: int | None) -> Batch[Any]:
+    """Begin a map and return it at once."""
+    batch: Batch[Any] = Batch(session, session.new_id(), ordered=call.ordered, errors=call.errors)
+    batch.set_total(total)
+    feeder = Feeder(session, call, inputs, batch)
+    _start(session, feeder.run, f"cluster-map-{batch.id}")
+    if call.progress:
+        batch.bar = _start(session, lambda: show_progress(batch, call.name), f"cluster-bar-{batch.id}")
+    return batch
+
+
+def _start(session: Session, duty: Callable[[], None], name: str) -> threading.Thread:
+    """Start a thread that the session's `with` block waits for."""
+
+    def run() -> None:
+        try:
+            duty()
+        finally:
+            session.end_feeding()
+
+    session.begin_feeding()
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is going down
+        session.end_feeding()
+        raise
+    return thread
+
+
+class Feeder:
+    """Feeds one batch. Everything here belongs to its thread."""
+
+    def __init__(self, session: Session, call: MapCall, inputs: Iterator[tuple[Any, ...]], batch: Batch[Any]) -> None:
+        self._session = session
+        self._call = call
+        self._inputs = inputs
+        self._batch = batch
+        self._first = 0  # index of the next item to submit
+
+    def run(self) -> None:
+        """Feed until the input ends, the batch is cancelled, or nothing can be submitted any more."""
+        error: BaseException | None = None
+        try:
+            error = self._feed()
+        except BaseException as obstacle:  # noqa: BLE001 - it is for whoever iterates, not for this thread
+            error = obstacle
+        self._batch.end_of_input(error)
+
+    def _feed(self) -> BaseException | None:
+        """Submit chunk after chunk; what the input raised, if it did."""
+        sizer = self._sizer()
+        while size := self._batch.wait_for_room(sizer):
+            taken: Items = []
+            error: BaseException | None = None
+            try:
+                taken.extend(itertools.islice(self._inputs, size))
+            except BaseException as obstacle:  # noqa: BLE001 - `extend` keeps what came before, and that is run
+                error = obstacle
+            if taken and not self._submit(taken, sizer):
+                return None
+            if error is not None or len(taken) < size:
+                return error
+        return None
+
+    def _sizer(self) -> ChunkSizer:
+        options = self._call.wanted.options
+        # An item must not run again because its neighbour killed the child: at most once means one by one.
+        is_at_most_once = options.crash_limit == 0 and options.retry.max_retries == 0
+        slots = self._session.reach().stats().slots
+        return ChunkSizer(slots, 1 if is_at_most_once else self._call.chunksize)
+
+    def _submit(self, taken: Items, sizer: ChunkSizer) -> bool:
+        """Submit items as one chunk, or as several if they are too large or can't all be pickled."""
+        try:
+            body, inputs = payload.dump_items(taken)
+        except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything; it is that item's error
+            if len(taken) == 1:
+                self._first += 1
+                return self._batch.add(Piece(1, error=error))
+            return self._submit_halves(taken, sizer)
+        sizer.on_sent(len(taken), len(body))
+        if len(body) > 2 * MAX_BYTES and len(taken) > 1:
+            return self._submit_halves(taken, sizer)
+        return self._submit_chunk(len(taken), body, inputs, sizer)
+
+    def _submit_halves(self, taken: Items, sizer: ChunkSizer) -> bool:
+        middle = len(taken) // 2
+        return self._submit(taken[:middle], sizer) and self._submit(taken[middle:], sizer)
+
+    def _submit_chunk(self, count: int, body: bytes, inputs: tuple[str, ...], sizer: ChunkSizer) -> bool:
+        call, session = self._call, self._session
+        spec = spec_of(
+            call.wanted,
+            session.new_id(),
+            call.function.digest,
+            (body, inputs),
+            chunk=(count, self._batch.id, self._first),
+        )
+        job: Job[Any] = Job(session, spec.id, call.name)
+        with self._batch.submitting:
+            if not self._batch.add(Piece(count, job=job), sizer):
+                return False
+            try:
+                _ = session.submit(job, spec, call.function)
+            except BaseException as error:
+                detach(job, error)
+                raise
+        session.pass_on()  # from here: this thread has nothing better to do, and the workers wait
+        self._first += count
+        return True

@@ -1,0 +1,147 @@
+"""What was submitted and not yet passed to the desk, and who passes it.
+
+    submit() ── put ──► specs, functions ──┬── pass_on(): a thread that is about to wait for a result
+                                           ├── pass_on(): a submitting thread, once `_MAX_WAITING` have piled up
+                                           └── the sender thread: for the main thread, and where nobody waits
+
+Nothing goes to the desk one by one. Whoever has a reason to sends everything that waits, in order of submission, and
+batches form by themselves while another one is on its way. `_sending` admits one sender at a time, which keeps the
+order; whoever finds it taken leaves, for its holder looks again after letting go.
+
+The main thread never sends: Ctrl-C may raise in it between any two steps. It rings the sender, and waits.
+
+Waking a thread costs more than submitting a job. So the sender isn't woken for each: while jobs keep coming it looks
+every half millisecond, and only from its deep sleep must it be rung. It runs from the beginning, because at interpreter
+exit no thread can be started.
+
+Locks: `_sending` before `lock`, which is the session's; `lock` is never held while something is sent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from cluster.core.records import Digest, FunctionBlob, JobSpec
+
+# Enough for a batch to be worth its call, few enough that the workers start early in a long loop of submits.
+_MAX_WAITING = 128
+_LINGER_SECONDS = 0.0005
+_MAX_IDLE_LAPS = 100  # then the sender sleeps deeply; awake it costs about 2 % of a core, asleep nothing
+
+Send = Callable[[list[JobSpec], tuple[FunctionBlob, ...]], None]
+
+
+class Outbox:
+    """A queue of submissions with its sender. Thread-safe, but for `put`."""
+
+    def __init__(self, lock: threading.Lock, send: Send) -> None:
+        """Make one, and start its sender.
+
+        Args:
+            lock: the session's, because a submission enters the outbox and the session's books in one step.
+            send: passes a batch to the desk; must not raise, and is called by one thread at a time.
+        """
+        self._lock = lock
+        self._send = send
+        self._sending = threading.Lock()
+        # Guarded by `_lock`. The counters only grow: what was put in, and what the desk has got of it.
+        self._specs: list[JobSpec] = []
+        self._functions: dict[Digest, FunctionBlob] = {}
+        self._put = 0
+        self._passed = 0
+        self._has_passed = threading.Condition(lock)
+        self._is_asleep = False
+        self._is_closed = False
+        self._bell = threading.Event()
+        self._main = threading.main_thread().ident
+        self._sender = threading.Thread(target=self._send_for_ever, name="cluster-sender", daemon=True)
+        self._sender.start()
+
+    def put(self, spec: JobSpec, blob: FunctionBlob) -> None:
+        """Add a submission. The lock is held, and `look_after` is called once it is not."""
+        self._specs.append(spec)
+        self._functions[blob.digest] = blob
+        self._put += 1
+
+    def look_after(self) -> None:
+        """See to it that what was put in will be sent."""
+        if self._is_asleep:
+            self._is_asleep = False
+            self._bell.set()
+        elif len(self._specs) >= _MAX_WAITING and threading.get_ident() != self._main:
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Have all of it sent now: by this thread, if it may and no other is just doing so."""
+        if not self._specs:
+            return
+        if threading.get_ident() == self._main:
+            self._bell.set()
+            return
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            self._pass_batch()
+        finally:
+            self._sending.release()
+        if self._specs:  # came while we were sending, and its thread may have left it to us
+            self._bell.set()
+
+    def hurry(self) -> None:
+        """Have all of it sent soon, by the sender. For callers that may hold locks."""
+        if self._specs:
+            self._bell.set()
+
+    def pass_all(self) -> None:
+        """Return once everything that was put in before is in the desk's hands."""
+        with self._lock:
+            goal = self._put
+            if self._passed >= goal:
+                return
+            if threading.get_ident() == self._main:
+                self._bell.set()
+                self._has_passed.wait_for(lambda: self._passed >= goal)
+                return
+        with self._sending:
+            self._pass_batch()
+
+    def close(self) -> None:
+        """End the sender. Nothing may be put in any more."""
+        self._is_closed = True
+        self._bell.set()
+        if threading.current_thread() is not self._sender:
+            self._sender.join()
+
+    def _pass_batch(self) -> None:
+        """Send all of it as one batch. The caller holds `_sending`."""
+        with self._lock:
+            specs, self._specs = self._specs, []
+            functions, self._functions = self._functions, {}
+        if not specs:
+            return
+        self._send(specs, tuple(functions.values()))
+        with self._lock:
+            self._passed += len(specs)
+            self._has_passed.notify_all()
+
+    def _send_for_ever(self) -> None:
+        idle_laps = 0
+        while not self._is_closed:
+            self._bell.clear()
+            seen = self._put
+            self.pass_on()
+            if self._bell.wait(_LINGER_SECONDS):
+                continue
+            idle_laps = idle_laps + 1 if seen == self._put else 0
+            if idle_laps >= _MAX_IDLE_LAPS:
+                self._sleep_deeply()
+                idle_laps = 0
+
+    def _sleep_deeply(self) -> None:
+        with self._lock:
+            # Under the lock: a submission that this look misses finds the flag set, and rings.
+            self._is_asleep = not self._specs
+        if self._is_asleep and not self._is_closed:
+            self._bell.wait()
+        self._is_asleep = False

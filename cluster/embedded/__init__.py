@@ -1,0 +1,1 @@
+"""Local mode: client, master and worker in one process, on the same desks as a launched cluster."""

@@ -1,0 +1,1 @@
+"""The durable record behind the board: the port and its adapters."""

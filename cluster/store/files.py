@@ -1,0 +1,181 @@
+"""The files of a SQLite store: that they are ours, private, whole, and made so that no crash leaves half a store.
+
+    runs.db        the database          runs.db.key    what seals its rows (seal.py)
+    runs.db-wal    its write-ahead log   runs.db-shm    the log's index        (both SQLite's, both with the mode of runs.db)
+    runs.db.lock   who has it open (lock.py)
+
+Everything here happens under the store's lock. A new database is made whole under another name, in SQLite's rollback
+mode so that its header is final, and then moved into place: the name `runs.db` never leads to a half-made one.
+Nothing that is not a store of ours is ever written to; its header is read before SQLite gets to see the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+from cluster.errors import StoreError, StoreUnsafe
+from cluster.store import sql
+from cluster.store.seal import KEY_BYTES
+
+APPLICATION_ID = 0x434C5553  # "CLUS", as `file` and other programs see it
+SCHEMA_VERSION = 1
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_WAL_HEADER_BYTES = 32
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class StoreFiles:
+    """The files of one store, by the path of its database."""
+
+    def __init__(self, store: str, path: Path) -> None:
+        self._store = store
+        self.database = path
+        self.key_file = path.with_name(path.name + ".key")
+        self.lock_file = path.with_name(path.name + ".lock")
+        self._wal = path.with_name(path.name + "-wal")
+        self._others = [path.with_name(path.name + end) for end in ("-shm", "-journal")]
+
+    def require_folder(self) -> None:
+        """Refuse a store in a folder that is not there: a typing error must not make one."""
+        if not self.database.parent.is_dir():
+            raise StoreError(self._store, f"there is no folder {self.database.parent}; make it first (mkdir -p)")
+
+    def prepare(self) -> bytes:
+        """Make the store if it is not there, refuse what is not a sound one, and hand over its key."""
+        for path in (self.database, self.key_file, self._wal, *self._others):
+            self._require_private(path)
+        try:
+            if not self.database.exists() or not self.database.stat().st_size:
+                return self._create()
+            self._identify()
+            return self._read_key()
+        except OSError as error:
+            raise StoreError(self._store, f"its files can't be read or made: {error}") from error
+
+    def uri(self, mode: str) -> str:
+        """What SQLite is told to open; it never creates."""
+        return f"{self.database.as_uri()}?mode={mode}"
+
+    def size(self) -> int:
+        """Bytes on disk. By stat: to open and close the file here would drop SQLite's own locks on it."""
+        total = 0
+        for path in (self.database, self._wal):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
+
+    # --- an existing store --------------------------------------------------------------------------------------
+
+    def _require_private(self, path: Path) -> None:
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreUnsafe(self._store, f"{path} is a symbolic link or no plain file; give the file's own path")
+        if status.st_uid != os.geteuid():
+            raise StoreUnsafe(
+                self._store,
+                f"{path} belongs to user {status.st_uid}; `sudo chown {os.geteuid()} {path}` if it is yours",
+            )
+        if status.st_mode & _OTHERS:
+            raise StoreUnsafe(self._store, f"other users can read or write {path}; run `chmod 600 {path}`")
+
+    def _identify(self) -> None:
+        with self.database.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+        if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
+            raise StoreError(self._store, "it is not a cluster store, nor any SQLite file; it was left as it is")
+        # https://www.sqlite.org/fileformat.html#the_database_header
+        version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
+        if application != APPLICATION_ID:
+            raise StoreError(self._store, "it is not a cluster store but another program's SQLite file; left as it is")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                self._store,
+                f"it was written by a newer version of cluster (schema {version}, this one knows {SCHEMA_VERSION}); "
+                "upgrade with `pip install -U cluster-kit`",
+            )
+        if version < SCHEMA_VERSION:
+            raise StoreError(self._store, f"its schema version {version} never was; restore the file from a backup")
+
+    def _read_key(self) -> bytes:
+        try:
+            key = self.key_file.read_bytes()
+        except FileNotFoundError as error:
+            raise StoreError(
+                self._store,
+                f"its key {self.key_file} is missing, so nothing in it can be trusted; restore the key from a backup, "
+                "or move the store away and begin a new one",
+            ) from error
+        if len(key) != KEY_BYTES:
+            raise StoreError(self._store, f"its key {self.key_file} is damaged; restore it from a backup")
+        return key
+
+    # --- a new one ----------------------------------------------------------------------------------------------
+
+    def _create(self) -> bytes:
+        for path in (self._wal, *self._others):
+            if path.exists() and path.stat().st_size > _WAL_HEADER_BYTES:
+                # SQLite would replay it into whatever is called runs.db now.
+                raise StoreError(
+                    self._store, f"{path} is there, but its database is not; restore the database, or move that away"
+                )
+        key = self._read_key() if self.key_file.exists() else self._make_key()
+        new = self.database.with_name(self.database.name + ".new")
+        new.unlink(missing_ok=True)  # left by a crash
+        try:
+            _touch(new)
+            self._fill(new)
+            # An empty file holds the place, in case another program wants the name now; `tempfile` and `touch` leave
+            # such ones too, so an empty file is always taken for a store that is still to be made.
+            if not self.database.exists():
+                _touch(self.database)
+            new.replace(self.database)
+        finally:
+            new.unlink(missing_ok=True)
+        _sync_folder(self.database.parent)
+        return key
+
+    def _fill(self, path: Path) -> None:
+        try:
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.executescript(
+                    f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+                    f"{sql.script('schema.sql')} COMMIT;"
+                )
+        except sqlite3.Error as error:
+            path.with_name(path.name + "-journal").unlink(missing_ok=True)
+            raise StoreError(self._store, f"it can't be made: {error}") from error
+
+    def _make_key(self) -> bytes:
+        key = os.urandom(KEY_BYTES)
+        new = self.key_file.with_name(self.key_file.name + ".new")
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            os.write(descriptor, key)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        new.replace(self.key_file)
+        return key
+
+
+def _touch(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new names themselves durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

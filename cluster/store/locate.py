@@ -1,0 +1,43 @@
+"""From a store's URL to the adapter: the one place that knows which there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from cluster.errors import Refused
+from cluster.store.memory import MemoryStore
+from cluster.store.port import Store
+
+_FORMS = "memory:, sqlite:///relative.db or sqlite:////absolute/path.db"
+
+
+def open_store(url: str) -> Store:
+    """The store that `url` names; not yet opened (`Store.open`), and nothing is touched before that.
+
+    Args:
+        url: `memory:`, or `sqlite:///PATH` with PATH relative to the working directory of this moment, or absolute
+            (four slashes).
+
+    Raises:
+        Refused: no adapter knows this form.
+    """
+    scheme, _, rest = url.partition(":")
+    if url == "memory:":
+        return MemoryStore()
+    if scheme == "sqlite":
+        # Only here, so that a program without a durable store does not load sqlite3.
+        from cluster.store.sqlite import SqliteStore
+
+        return SqliteStore(_sqlite_path(url, rest))
+    if scheme in {"postgresql", "postgres"}:
+        raise Refused(f"a store in PostgreSQL is not there yet; write {_FORMS}")
+    hint = f"did you mean {f'sqlite:///{url}'!r}? " if url.endswith((".db", ".sqlite", ".sqlite3")) else ""
+    raise Refused(f"{url!r} names no store; {hint}A store is {_FORMS}")
+
+
+def _sqlite_path(url: str, rest: str) -> Path:
+    path = unquote(rest.removeprefix("///"))
+    if not rest.startswith("///") or not path or path.endswith("/") or "?" in rest or "\0" in path:
+        raise Refused(f"{url!r} names no file; write sqlite:///relative.db or sqlite:////absolute/path.db")
+    return Path(path).absolute()

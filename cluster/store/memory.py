@@ -1,0 +1,362 @@
+"""The store that lasts as long as its master: records in dictionaries, by reference.
+
+It exists so that embedded mode without a file, and the simulator, run the very same master. `commit` cannot fail and
+takes microseconds, so whoever appended to the commit log carries it out (`is_instant`). Opened again, it goes on: the
+simulator restarts masters on it.
+
+Nothing is copied. A queued job costs its `Admitted` record, which the board holds too, and two dictionary entries
+(about 75 bytes at a million jobs). Ended jobs are bounded by number and by payload bytes; `prune` enforces that, so a
+master calls it as it goes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cluster.core.effects import (
+    Admitted,
+    AttemptFailed,
+    Ended,
+    FunctionAdded,
+    GivenBack,
+    Leased,
+    QueuePaused,
+    Record,
+    Requeued,
+    StoredJob,
+    Undone,
+)
+from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome, WorkerId
+from cluster.core.states import JobState
+from cluster.errors import StoreError
+from cluster.store.port import Opening, without_payloads
+
+MAX_ENDED = 100_000
+MAX_ENDED_BYTES = 256 << 20
+
+
+class MemoryStore:
+    """A store in this process's memory. One lock guards everything; it is held for microseconds.
+
+    Args:
+        max_ended: ended jobs kept; beyond it `prune` drops the oldest ones that nobody needs.
+        max_ended_bytes: the same for the bytes of their arguments, results and output.
+    """
+
+    url = "memory:"
+    is_instant = True
+
+    def __init__(self, max_ended: int = MAX_ENDED, max_ended_bytes: int = MAX_ENDED_BYTES) -> None:
+        self.tampered: list[str] = []  # of the port; nothing here can be
+        self._max_ended = max_ended
+        self._max_ended_bytes = max_ended_bytes
+        self._lock = threading.Lock()
+        self._is_open = False
+        self._epoch = 0
+        self._next_seq = 1
+        self._max_fence = 0
+        self._jobs: dict[int, Admitted] = {}
+        self._ids: dict[JobId, Admitted] = {}
+        self._keys: dict[str, Admitted] = {}
+        self._functions: dict[Digest, FunctionBlob] = {}
+        # Digests and how many jobs refer to each; 0 for one whose first job is still to come.
+        self._uses: dict[Digest, int] = {}
+        self._leases: dict[int, tuple[Fence, WorkerId]] = {}
+        self._leased_seq: dict[Fence, int] = {}
+        # Current runs' ends, the oldest first: an insertion order that `prune` relies on.
+        self._ended: dict[int, Ended] = {}
+        self._ended_bytes = 0
+        # No ended job's retention is over before this, so that most prunes need not look.
+        self._next_overdue = float("inf")
+        # Only of jobs that have such: failed attempts and earlier runs' ends, in order; the current run, if not 1.
+        self._past: dict[int, list[AttemptFailed | Ended]] = {}
+        self._runs: dict[int, int] = {}
+        self._paused: set[str] = set()
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Admitted: self._admitted,
+            Ended: self._end,
+            Leased: self._leased,
+            GivenBack: self._given_back,
+            AttemptFailed: self._attempt_failed,
+            FunctionAdded: self._function_added,
+            Requeued: self._requeued,
+            QueuePaused: self._queue_paused,
+            Undone: self._undone,
+        }
+
+    # --- opening and closing ------------------------------------------------------------------------------------
+
+    def open(self) -> Opening:
+        """See `Store.open`."""
+        with self._lock:
+            if self._is_open:
+                raise StoreError(self.url, "it is open already")
+            self._is_open = True
+            self._epoch += 1
+            return Opening(self._epoch, self._next_seq, self._max_fence, tuple(sorted(self._paused)), ())
+
+    def close(self) -> None:
+        """See `Store.close`. The records stay, for another opening of the same object."""
+        self._is_open = False
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """See `Store.commit`. Durable as long as this process lives."""
+        handlers = self._handlers
+        with self._lock:
+            for record in records:
+                handlers[type(record)](record)
+
+    def _admitted(self, record: Admitted) -> None:
+        seq, spec = record.seq, record.spec
+        if seq not in self._jobs:
+            self._uses[spec.function] = self._uses.get(spec.function, 0) + 1
+        self._jobs[seq] = record
+        self._ids[spec.id] = record
+        if spec.key:
+            self._keys[spec.key] = record
+        if seq >= self._next_seq:
+            self._next_seq = seq + 1
+
+    def _undone(self, record: Undone) -> None:
+        # Even if it was never written: its number must not be given out again.
+        self._next_seq = max(self._next_seq, record.seq + 1)
+        self._drop(record.seq)
+
+    def _end(self, record: Ended) -> None:
+        seq = record.seq
+        self._saw(record.fence)
+        self._end_lease(seq)
+        admitted = self._jobs.get(seq)
+        if admitted is None or record.outcome.run < self._runs.get(seq, 1):
+            return
+        self._forget_end(seq)
+        self._ended[seq] = record
+        self._ended_bytes += _weight(admitted, record)
+        self._next_overdue = min(self._next_overdue, record.keep_until)
+
+    def _attempt_failed(self, record: AttemptFailed) -> None:
+        seq = record.seq
+        self._saw(record.fence)
+        self._end_lease(seq)
+        if seq not in self._jobs:
+            return
+        past = self._past.setdefault(seq, [])
+        if not any(type(each) is AttemptFailed and each.fence == record.fence for each in past):
+            past.append(record)
+
+    def _requeued(self, record: Requeued) -> None:
+        seq = record.seq
+        if seq not in self._jobs or self._runs.get(seq, 1) >= record.run:
+            return
+        self._runs[seq] = record.run
+        ended = self._forget_end(seq)
+        if ended is not None:
+            self._past.setdefault(seq, []).append(ended)
+
+    def _leased(self, record: Leased) -> None:
+        for job in record.jobs:
+            self._saw(job.fence)
+            self._end_lease(job.seq)
+            self._leases[job.seq] = (job.fence, record.worker)
+            self._leased_seq[job.fence] = job.seq
+
+    def _given_back(self, record: GivenBack) -> None:
+        for fence in record.fences:
+            self._saw(fence)
+            seq = self._leased_seq.get(fence)
+            if seq is not None:
+                self._end_lease(seq)
+
+    def _function_added(self, record: FunctionAdded) -> None:
+        digest = record.blob.digest
+        self._functions[digest] = record.blob
+        self._uses.setdefault(digest, 0)
+
+    def _queue_paused(self, record: QueuePaused) -> None:
+        (self._paused.add if record.paused else self._paused.discard)(record.queue)
+
+    def _saw(self, fence: Fence) -> None:
+        self._max_fence = max(self._max_fence, fence)
+
+    def _end_lease(self, seq: int) -> None:
+        lease = self._leases.pop(seq, None)
+        if lease is not None:
+            self._leased_seq.pop(lease[0], None)
+
+    def _forget_end(self, seq: int) -> Ended | None:
+        ended = self._ended.pop(seq, None)
+        if ended is not None:
+            self._ended_bytes -= _weight(self._jobs[seq], ended)
+        return ended
+
+    # --- bounds -------------------------------------------------------------------------------------------------
+
+    def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:
+        """See `Store.prune`. Drops the oldest ended jobs as well while there are more than the bounds allow."""
+        with self._lock:
+            surplus = self._surplus()
+            if not surplus and wall <= self._next_overdue:
+                return 0
+            self._next_overdue = float("inf")
+            ends = list(self._ended.values())
+        over: list[Ended] = []
+        next_overdue = float("inf")
+        # Without the lock: whoever knows what is needed may be waiting for it.
+        for ended in ends:
+            is_over = ended.keep_until < wall or surplus > len(over)
+            if is_over and len(over) < limit and not is_needed(ended.outcome.job):
+                over.append(ended)
+            else:
+                next_overdue = min(next_overdue, ended.keep_until)
+        with self._lock:
+            self._next_overdue = min(self._next_overdue, next_overdue)
+            for ended in over:
+                if self._ended.get(ended.seq) is ended:  # else it was requeued meanwhile
+                    self._drop(ended.seq)
+        return len(over)
+
+    def _surplus(self) -> int:
+        """How many of the oldest ended jobs are too many."""
+        surplus = max(0, len(self._ended) - self._max_ended)
+        excess = self._ended_bytes - self._max_ended_bytes
+        if excess > 0:
+            for count, (seq, ended) in enumerate(self._ended.items(), 1):
+                excess -= _weight(self._jobs[seq], ended)
+                if excess <= 0:
+                    return max(surplus, count)
+        return surplus
+
+    def _drop(self, seq: int) -> None:
+        self._end_lease(seq)
+        self._forget_end(seq)
+        admitted = self._jobs.pop(seq, None)
+        self._past.pop(seq, None)
+        self._runs.pop(seq, None)
+        if admitted is None:
+            return
+        spec = admitted.spec
+        if self._ids.get(spec.id) is admitted:
+            del self._ids[spec.id]
+        if self._keys.get(spec.key) is admitted:
+            del self._keys[spec.key]
+        self._uses[spec.function] -= 1
+        # The board writes a function again with the first live job that needs it.
+        if not self._uses[spec.function]:
+            del self._uses[spec.function]
+            self._functions.pop(spec.function, None)
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def live_jobs(self) -> Iterator[StoredJob]:
+        """See `Store.live_jobs`."""
+        with self._lock:
+            seqs = sorted(seq for seq in self._jobs if seq not in self._ended)
+        for seq in seqs:
+            with self._lock:
+                admitted = self._jobs.get(seq)
+                stored = self._story(admitted) if admitted is not None and seq not in self._ended else None
+            if stored is not None:
+                yield stored
+
+    def functions(self, digests: Sequence[Digest]) -> Iterator[FunctionBlob]:
+        """See `Store.functions`."""
+        for digest in digests:
+            blob = self._functions.get(digest)
+            if blob is not None:
+                yield blob
+
+    def find(self, job: JobId) -> StoredJob | None:
+        """See `Store.find`."""
+        with self._lock:
+            admitted = self._ids.get(job)
+            return self._story(admitted) if admitted is not None else None
+
+    def find_key(self, key: str) -> StoredJob | None:
+        """See `Store.find_key`."""
+        with self._lock:
+            admitted = self._keys.get(key)
+            return self._story(admitted) if admitted is not None else None
+
+    def outcome(self, job: JobId) -> Outcome | None:
+        """See `Store.outcome`."""
+        with self._lock:
+            admitted = self._ids.get(job)
+            ended = self._ended.get(admitted.seq) if admitted is not None else None
+            return ended.outcome if ended is not None else None
+
+    def history(self, job: JobId) -> list[tuple[int, Certificate]]:
+        """See `Store.history`."""
+        found: list[tuple[int, Certificate]] = []
+        for record in self._ends(job):
+            if isinstance(record, AttemptFailed):
+                found.append((record.run, record.certificate))
+            elif record.outcome.certificate is not None:
+                found.append((record.outcome.run, record.outcome.certificate))
+        return found
+
+    def output(self, job: JobId) -> bytes:
+        """See `Store.output`."""
+        return b"".join(record.output for record in self._ends(job))
+
+    def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
+        """See `Store.page`."""
+        with self._lock:
+            if state is not None:
+                seqs = [seq for seq, ended in self._ended.items() if seq > after and ended.outcome.state is state]
+            elif self._next_seq - after <= 2 * len(self._jobs) + limit:
+                # Few gaps ahead: counting up finds the page without a look at all jobs.
+                seqs = []
+                for seq in range(after + 1, self._next_seq):
+                    if len(seqs) == limit:
+                        break
+                    if seq in self._jobs:
+                        seqs.append(seq)
+            else:
+                seqs = [seq for seq in self._jobs if seq > after]
+            return [without_payloads(self._story(self._jobs[seq])) for seq in heapq.nsmallest(limit, seqs)]
+
+    def size(self) -> int:
+        """See `Store.size`. Payloads only, and of ended jobs only: those that the board does not count."""
+        return self._ended_bytes
+
+    def _ends(self, job: JobId) -> list[AttemptFailed | Ended]:
+        """Each attempt that is over, oldest first."""
+        with self._lock:
+            admitted = self._ids.get(job)
+            if admitted is None:
+                return []
+            ended = self._ended.get(admitted.seq)
+            return [*self._past.get(admitted.seq, ()), *([ended] if ended is not None else [])]
+
+    def _story(self, admitted: Admitted) -> StoredJob:
+        seq = admitted.seq
+        run = self._runs.get(seq, 1)
+        ended = self._ended.get(seq)
+        outcome = ended.outcome if ended is not None else None
+        fence, worker = (0, "") if outcome else self._leases.get(seq, (0, ""))
+        failed = [each for each in self._past.get(seq, ()) if isinstance(each, AttemptFailed) and each.run == run]
+        last = failed[-1] if failed else None
+        return StoredJob(
+            seq=seq,
+            spec=admitted.spec,
+            submitted=admitted.submitted,
+            run=run,
+            due=last.due if last else admitted.due,
+            expires=admitted.expires,
+            attempts=outcome.attempts if outcome else len(failed) + bool(fence),
+            failures=last.failures if last else 0,
+            crashes=last.crashes if last else 0,
+            progress=last.progress if last else b"",
+            fence=fence,
+            worker=worker,
+            outcome=outcome,
+        )
+
+
+def _weight(admitted: Admitted, ended: Ended) -> int:
+    return len(admitted.spec.args) + len(ended.outcome.payload) + len(ended.output)

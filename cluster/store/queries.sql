@@ -1,0 +1,97 @@
+-- What the store reads, by name. `-- name:` begins a statement, the lines after it say what for.
+
+-- name: make_stories
+-- Each job with the latest of its requeues, that run's outcome, and that run's last failed attempt. A TEMP view of the
+-- reading connection; unused columns cost nothing, and every lookup goes by an index.
+CREATE TEMP VIEW stories AS
+SELECT
+    j.seq, j.id, j.key, j.function, j.body, j.args_digest, j.args, j.mac,
+    r.run AS new_run, r.at AS requeued_at, r.mac AS requeue_mac,
+    o.run AS outcome_run, o.state, o.keep_until, o.body AS outcome_body, o.payload_digest, o.payload,
+    o.mac AS outcome_mac,
+    (SELECT count(*) FROM attempts AS c WHERE c.seq = j.seq AND c.run = coalesce(r.run, 1)) AS failed_attempts,
+    a.fence, a.body AS attempt_body, a.mac AS attempt_mac
+FROM jobs AS j
+LEFT JOIN requeues AS r ON r.seq = j.seq AND r.run = (SELECT max(run) FROM requeues WHERE seq = j.seq)
+LEFT JOIN outcomes AS o ON o.seq = j.seq AND o.run = coalesce(r.run, 1)
+LEFT JOIN attempts AS a ON a.seq = j.seq AND a.run = coalesce(r.run, 1)
+    AND a.fence = (SELECT max(fence) FROM attempts WHERE seq = j.seq AND run = coalesce(r.run, 1));
+
+-- name: live_jobs
+-- The next jobs without an outcome of their latest run.
+SELECT * FROM stories WHERE seq > :after AND outcome_run IS NULL ORDER BY seq LIMIT :limit;
+
+-- name: find
+-- A job by its id.
+SELECT * FROM stories WHERE id = :id;
+
+-- name: find_key
+-- A job by its key.
+SELECT * FROM stories WHERE key = :key;
+
+-- name: page
+-- The next jobs for a listing: payloads that are sealed by their digest stay on the disk.
+SELECT
+    seq, id, key, function, body, args_digest, CASE WHEN args_digest IS NULL THEN args END, mac,
+    new_run, requeued_at, requeue_mac,
+    outcome_run, state, keep_until, outcome_body, payload_digest, CASE WHEN payload_digest IS NULL THEN payload END,
+    outcome_mac, failed_attempts, fence, attempt_body, attempt_mac
+FROM stories WHERE seq > :after AND (:state IS NULL OR state = :state) ORDER BY seq LIMIT :limit;
+
+-- name: seq_of
+-- The number of a job.
+SELECT seq FROM jobs WHERE id = :id;
+
+-- name: outcomes_of
+-- Every run's outcome of a job, without long payloads.
+SELECT run, state, keep_until, body, payload_digest, CASE WHEN payload_digest IS NULL THEN payload END, mac
+FROM outcomes WHERE seq = :seq ORDER BY run;
+
+-- name: attempts_of
+-- Every failed attempt of a job but the last ones of its runs.
+SELECT run, fence, body, mac FROM attempts WHERE seq = :seq ORDER BY run, fence;
+
+-- name: outputs_of
+-- What a job's attempts printed.
+SELECT run, fence, output, mac FROM outputs WHERE seq = :seq ORDER BY run, fence;
+
+-- name: function
+-- A pickled task.
+SELECT digest, body, code_digest, code, mac FROM functions WHERE digest = :digest;
+
+-- name: meta
+-- What an opening must know.
+SELECT name, body, mac FROM meta;
+
+-- name: queues
+-- Paused queues.
+SELECT name, mac FROM queues ORDER BY name;
+
+-- name: leases
+-- Batches of leases, oldest first.
+SELECT first_fence, worker, body, mac FROM leases ORDER BY first_fence;
+
+-- name: is_lease_over
+-- A row, if this lease's attempt has ended, its run has, or its job is gone.
+SELECT 1 WHERE EXISTS (SELECT 1 FROM attempts WHERE seq = :seq AND run = :run AND fence = :fence)
+    OR EXISTS (SELECT 1 FROM outcomes WHERE seq = :seq AND run = :run)
+    OR NOT EXISTS (SELECT 1 FROM jobs WHERE seq = :seq);
+
+-- name: prune_window_end
+-- The number up to which one call of prune looks, so that no call reads the whole table.
+SELECT seq FROM outcomes WHERE seq > :after ORDER BY seq LIMIT 1 OFFSET :rows;
+
+-- name: overdue
+-- Ended jobs in a window whose retention is over.
+SELECT o.seq, j.id FROM outcomes AS o JOIN jobs AS j ON j.seq = o.seq
+WHERE o.seq > :after AND o.seq <= :end AND o.keep_until < :wall
+    AND o.run = coalesce((SELECT max(run) FROM requeues WHERE seq = o.seq), 1)
+ORDER BY o.seq LIMIT :limit;
+
+-- name: spread
+-- How many jobs there are at most, without counting them.
+SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM jobs;
+
+-- name: unused_functions
+-- Tasks that no job refers to; reads all of `jobs`.
+SELECT digest FROM functions WHERE digest NOT IN (SELECT function FROM jobs);

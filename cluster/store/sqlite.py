@@ -1,0 +1,420 @@
+"""The durable store: one SQLite file, one connection that writes, one that reads.
+
+                      commit, prune                          find, outcome, page, live_jobs, ...
+    committer thread ──────────────► writer ─► runs.db-wal ◄── reader ◄────────────────────────── any thread
+                       one INSERT      │            │          (mode=ro, own lock, snapshots)
+                       a group         └─ checkpoint┴─► runs.db
+
+Who is authoritative: the file. In memory there are only counters and the book of outstanding leases (`leases.py`), both
+made again from the file at each opening, and changed by the committing thread alone, under `_writing`.
+
+Durability: WAL with `synchronous=FULL`: a commit that returned has been fsynced. `mmap_size=0`, one writer, and a reader
+that can neither write nor checkpoint, keep clear of the WAL-reset fault of SQLite before 3.51.3, which needs two
+connections that do. A group is one INSERT into the view of `inbox.sql`, atomic by itself; one of more rows than a
+statement takes is several between BEGIN IMMEDIATE and COMMIT.
+
+When a party dies:
+- this process, at any instant: the WAL holds a prefix of the commits; the next opening goes on from there.
+- the disk fills up, or fails: the group is rolled back and `StoreError` says why; the same call works again once it can.
+- another program holds the file's write lock: a commit waits `busy_timeout_seconds`, then raises `StoreError`.
+- a reader: readers take no lock that a writer waits for; the log only grows while one reads.
+- this process forks: the child's `close` touches nothing (`_forget_after_fork`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from cluster.core.effects import Admitted, FunctionAdded, Record, StoredJob
+from cluster.core.records import Certificate, Digest, FunctionBlob, JobId, Outcome
+from cluster.core.states import JobState
+from cluster.errors import StoreError, StoreTampered
+from cluster.store import rows, scribe, sql
+from cluster.store.connection import open_reader, open_writer, reason
+from cluster.store.files import StoreFiles
+from cluster.store.leases import LeaseBook
+from cluster.store.lock import Possession
+from cluster.store.port import Opening, without_payloads
+from cluster.store.rows import BadSealError
+from cluster.store.scribe import Row
+from cluster.store.seal import Seal, is_payload_of
+
+# Above this, a group is several statements. Bounded by SQLite's limit on parameters (32,766 since 3.32), and by memory:
+# a prepared statement of 2,048 rows takes about 2 MB.
+MAX_ROWS_PER_STATEMENT = 2048
+# A prepared statement keeps the values it was last given until it is used again. Beyond this they are taken from it.
+MAX_KEPT_BYTES = 1 << 20
+# One read of `live_jobs` ends at whichever comes first.
+LIVE_JOBS_PER_READ = 5000
+MAX_BYTES_PER_READ = 16 << 20
+PRUNE_WINDOW_ROWS = 100_000
+# Between two of these the committer gets its turn.
+PRUNED_PER_TRANSACTION = 500
+# A sweep for unused functions reads all of `jobs`, so it is worth one only after so large a part of it has gone.
+SWEEP_SHARE = 20
+MAX_TAMPERED_NAMED = 1000
+
+# Where payloads are in a row of `stories`.
+_ARGS_DIGEST, _ARGS = 5, 6
+_PAYLOAD_DIGEST, _PAYLOAD = 15, 16
+
+# Kept from being closed, in forked children.
+_connections_of_parents: list[sqlite3.Connection] = []
+
+
+class SqliteStore:
+    """A store in a file. `url` names it; see the module's essay for threads and failures."""
+
+    is_instant = False
+
+    def __init__(self, path: Path, *, busy_timeout_seconds: float = 5.0) -> None:
+        self.url = f"sqlite:///{path}"
+        self.tampered: list[str] = []
+        self._files = StoreFiles(self.url, path.absolute())
+        self._possession = Possession(self.url, self._files.lock_file)
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._queries = sql.statements("queries.sql")
+        self._max_rows = MAX_ROWS_PER_STATEMENT
+        self._inserts: dict[int, str] = {}
+        self._pid = 0
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._book = LeaseBook()
+        self._records: rows.Reader
+        self._scribe: scribe.Scribe
+        # Functions written but not yet referred to by a stored job; a sweep must not take them. By the committer.
+        self._fresh: set[Digest] = set()
+        self._prune_after = 0
+        self._pruned_since_sweep = 1  # so that the first idle prune sweeps a store that was left in between
+
+    # --- opening and closing ------------------------------------------------------------------------------------
+
+    def open(self) -> Opening:
+        """See `Store.open`. `Opening.tampered` covers what an opening reads; live jobs are checked as they stream by."""
+        if self._writer is not None:
+            raise StoreError(self.url, "it is open already")
+        self._files.require_folder()
+        self._possession.acquire()
+        try:
+            key = self._files.prepare()
+            self._pid = os.getpid()
+            with self._told():
+                self._connect()
+                return self._begin(Seal(key))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """See `Store.close`. The last commit has long been on the disk; this only tidies the log away."""
+        if self._pid and self._pid != os.getpid():
+            self._forget_after_fork()
+        with self._reading:
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.close()
+        with self._writing:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                # Last, and after the reader: the last connection that may write merges the log and deletes it.
+                writer.close()
+        self._possession.release()
+
+    def _forget_after_fork(self) -> None:
+        """In a child, a connection of the parent's must not be used, not even to close it."""
+        inherited = [each for each in (self._reader, self._writer) if each is not None]
+        _connections_of_parents.extend(inherited)
+        self._reader = self._writer = None
+        self._reading, self._writing = threading.Lock(), threading.Lock()  # a parent's thread may have held them
+
+    def _connect(self) -> None:
+        wait = self._busy_timeout_seconds
+        self._writer = open_writer(self.url, self._files.uri("rw"), wait)
+        self._reader = open_reader(self._files.uri("ro"), wait, self._queries)
+        most = self._writer.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // scribe.COLUMNS
+        self._max_rows = min(self._max_rows, most)
+
+    def _begin(self, seal: Seal) -> Opening:
+        """Read what recovery needs at once, raise the epoch, and make that durable."""
+        self._records = rows.Reader(seal)
+        self.tampered.clear()
+        try:
+            meta = dict(self._records.meta(row) for row in self._read("meta"))
+        except BadSealError as error:
+            raise StoreTampered(self.url, f"{error} was altered; without it fences could repeat: restore it") from error
+        if "epoch" not in meta and self._read("spread") != [(0,)]:
+            raise StoreTampered(self.url, "its epoch is missing; without it fences could repeat: restore it")
+        marks = rows.marks_from(meta.get("marks"))
+        epoch = int.from_bytes(meta.get("epoch", b""), "big") + 1
+        self._book = LeaseBook()
+        self._read_leases()
+        paused = tuple(self._sound(self._records.paused, self._read("queues")))
+        self._scribe = scribe.Scribe(seal, self._book, marks)
+        self._write([scribe.meta_row(seal, "epoch", epoch.to_bytes(8, "big")), *self._scribe.rows(())])
+        self._scribe.written()
+        return Opening(epoch, marks.next_seq, marks.max_fence, paused, tuple(self.tampered))
+
+    def _read_leases(self) -> None:
+        for batch in self._sound(self._records.batch, self._read("leases")):
+            self._book.add(batch, is_stored=True)
+            for job in list(batch.left.values()):
+                said = {"seq": job.seq, "run": job.run, "fence": job.fence}
+                if self._read("is_lease_over", **said):
+                    self._book.end(job.seq)
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """See `Store.commit`. Durable on return."""
+        if not records:
+            return
+        with self._writing:
+            self._require_open(self._writer)
+            with self._told():
+                self._write(self._scribe.rows(records))
+            self._scribe.written()
+            self._follow_functions(records)
+
+    def _write(self, group: list[Row]) -> None:
+        """All rows in one transaction."""
+        writer = self._require_open(self._writer)
+        if len(group) <= self._max_rows:
+            if group:
+                self._insert(writer, group)
+            return
+        writer.execute("BEGIN IMMEDIATE")
+        try:
+            for at in range(0, len(group), self._max_rows):
+                self._insert(writer, group[at : at + self._max_rows])
+            writer.execute("COMMIT")
+        except BaseException:
+            if writer.in_transaction:  # some faults roll back by themselves
+                with contextlib.suppress(sqlite3.Error):
+                    writer.execute("ROLLBACK")
+            raise
+
+    def _insert(self, writer: sqlite3.Connection, group: list[Row]) -> None:
+        size = _statement_size(len(group))
+        text = self._inserts.get(size)
+        if text is None:
+            row = f"({','.join('?' * scribe.COLUMNS)})"
+            text = self._inserts[size] = f"INSERT INTO inbox VALUES {','.join([row] * size)}"
+        padded = group + [scribe.PADDING] * (size - len(group))
+        try:
+            writer.execute(text, tuple(chain.from_iterable(padded)))
+        finally:
+            if sum(len(row[scribe.PAYLOAD] or b"") for row in group) > MAX_KEPT_BYTES:
+                with contextlib.suppress(sqlite3.Error):
+                    writer.execute(text, scribe.PADDING * size)
+
+    def _follow_functions(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if type(record) is FunctionAdded:
+                self._fresh.add(record.blob.digest)
+            elif self._fresh and type(record) is Admitted:
+                self._fresh.discard(record.spec.function)
+
+    def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:
+        """See `Store.prune`. One call looks at a part of the store; call it regularly, it goes round.
+
+        A job that is requeued between the question and the deletion stays. Leases are dropped by `commit` as they end.
+        """
+        with self._told():
+            window = {"after": self._prune_after, "rows": PRUNE_WINDOW_ROWS}
+            end = next(iter(self._read("prune_window_end", **window)), (None,))[0]
+            last = 2**63 - 1 if end is None else end
+            found = self._read("overdue", after=self._prune_after, end=last, wall=wall, limit=limit)
+            over = [seq for seq, job in found if not is_needed(job)]
+            for at in range(0, len(over), PRUNED_PER_TRANSACTION):
+                with self._writing:
+                    self._write([scribe.job_row("forget", seq) for seq in over[at : at + PRUNED_PER_TRANSACTION]])
+            self._pruned_since_sweep += len(over)
+            if len(found) == limit:
+                self._prune_after = found[-1][0]
+            else:
+                self._prune_after = 0 if end is None else end
+            if not over and self._pruned_since_sweep:
+                self._sweep_functions()
+        return len(over)
+
+    def _sweep_functions(self) -> None:
+        """Drop functions of which no job is left, now and then."""
+        ((spread,),) = self._read("spread")
+        if self._pruned_since_sweep * SWEEP_SHARE < spread:
+            return
+        # The board writes a function again with the first live job that needs it, in the same group or an earlier one:
+        # what no stored job refers to can go, unless it is such an earlier one. Looked up under the writing lock, so
+        # that no commit comes in between.
+        with self._writing:
+            unused = [digest for (digest,) in self._read("unused_functions") if digest not in self._fresh]
+            self._write([scribe.function_over_row(digest) for digest in unused])
+            self._pruned_since_sweep = 0
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def live_jobs(self) -> Iterator[StoredJob]:
+        """See `Store.live_jobs`. For the time before the first commit: it reads in several snapshots."""
+        after: int | None = -1
+        while after is not None:
+            with self._told():
+                found, after = self._read_live(after)
+            yield from self._sound(self._whole_story, found)
+
+    def _read_live(self, after: int) -> tuple[list[Any], int | None]:
+        """Some jobs, and the number after which there are more."""
+        found: list[Any] = []
+        size = 0
+        with self._reading:
+            query = {"after": after, "limit": LIVE_JOBS_PER_READ}
+            cursor = self._require_open(self._reader).execute(self._queries["live_jobs"], query)
+            for row in cursor:
+                found.append(row)
+                size += len(row[_ARGS])
+                if size > MAX_BYTES_PER_READ:
+                    break
+            cursor.close()
+        is_last = len(found) < LIVE_JOBS_PER_READ and size <= MAX_BYTES_PER_READ
+        return found, None if is_last else found[-1][0]
+
+    def functions(self, digests: Sequence[Digest]) -> Iterator[FunctionBlob]:
+        """See `Store.functions`."""
+        for digest in digests:
+            with self._told():
+                found = self._read("function", digest=digest)
+            yield from self._sound(self._whole_function, found)
+
+    def find(self, job: JobId) -> StoredJob | None:
+        """See `Store.find`."""
+        return self._one("find", id=job)
+
+    def find_key(self, key: str) -> StoredJob | None:
+        """See `Store.find_key`."""
+        return self._one("find_key", key=key)
+
+    def outcome(self, job: JobId) -> Outcome | None:
+        """See `Store.outcome`."""
+        stored = self.find(job)
+        return stored.outcome if stored else None
+
+    def history(self, job: JobId) -> list[tuple[int, Certificate]]:
+        """See `Store.history`."""
+        with self._told(), self._snapshot() as read:
+            found: list[tuple[int, bool, Certificate]] = []
+            for (seq,) in read("seq_of", id=job):
+                found += [
+                    (row[0], False, self._records.certificate(seq, job, row)) for row in read("attempts_of", seq=seq)
+                ]
+                for row in read("outcomes_of", seq=seq):
+                    certificate = self._records.outcome(seq, job, row).certificate
+                    if certificate is not None:
+                        found.append((row[0], True, certificate))
+        # A run's outcome comes after its attempts; those are in order already, and the sort keeps it.
+        found.sort(key=lambda each: each[:2])
+        return [(run, certificate) for run, _, certificate in found]
+
+    def output(self, job: JobId) -> bytes:
+        """See `Store.output`."""
+        with self._told(), self._snapshot() as read:
+            parts = [
+                self._records.output(seq, job, row)
+                for (seq,) in read("seq_of", id=job)
+                for row in read("outputs_of", seq=seq)
+            ]
+        return b"".join(parts)
+
+    def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
+        """See `Store.page`. Tampered jobs are left out, and named in `tampered`."""
+        with self._told():
+            found = self._read("page", after=after, limit=limit, state=None if state is None else int(state))
+        return list(self._sound(self._listed_story, found))
+
+    def size(self) -> int:
+        """See `Store.size`."""
+        return self._files.size()
+
+    def _one(self, query: str, **values: str) -> StoredJob | None:
+        with self._told():
+            return next((self._whole_story(row) for row in self._read(query, **values)), None)
+
+    def _whole_story(self, row: Sequence[Any]) -> StoredJob:
+        stored = self._story(row)
+        if not is_payload_of(row[_ARGS_DIGEST], row[_ARGS]):
+            raise BadSealError(f"the arguments of job {stored.spec.id!r}")
+        if not is_payload_of(row[_PAYLOAD_DIGEST], row[_PAYLOAD]):
+            raise BadSealError(f"the result of job {stored.spec.id!r}")
+        return stored
+
+    def _listed_story(self, row: Sequence[Any]) -> StoredJob:
+        return without_payloads(self._story(row))
+
+    def _story(self, row: Sequence[Any]) -> StoredJob:
+        return self._records.story(row, self._book.holder(row[0]))
+
+    def _whole_function(self, row: Sequence[Any]) -> FunctionBlob:
+        blob = self._records.function(row)
+        if not is_payload_of(row[2], blob.body):
+            raise BadSealError(rows.function_name(blob.digest))
+        return blob
+
+    def _sound(self, read: Callable[[Any], Any], found: Iterable[Any]) -> Iterator[Any]:
+        """What is as it was written; the rest is named and left out."""
+        for row in found:
+            try:
+                yield read(row)
+            except BadSealError as error:
+                if len(self.tampered) < MAX_TAMPERED_NAMED:
+                    self.tampered.append(f"{error} is not what this cluster wrote; it is left out of everything")
+
+    def _read(self, query: str, **values: object) -> list[Any]:
+        with self._reading:
+            return self._require_open(self._reader).execute(self._queries[query], values).fetchall()
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[Callable[..., list[Any]]]:
+        """Several reads of one state of the store."""
+        with self._reading:
+            reader = self._require_open(self._reader)
+
+            def read(query: str, **values: object) -> list[Any]:
+                return reader.execute(self._queries[query], values).fetchall()
+
+            reader.execute("BEGIN")
+            try:
+                yield read
+            finally:
+                reader.execute("COMMIT")
+
+    # --- faults -------------------------------------------------------------------------------------------------
+
+    def _require_open(self, connection: sqlite3.Connection | None) -> sqlite3.Connection:
+        if connection is None:
+            raise StoreError(self.url, "it is not open")
+        if self._pid != os.getpid():
+            raise StoreError(self.url, "it belongs to the parent process; open a cluster of this process's own")
+        return connection
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn SQLite's complaints, and a bad seal, into the kit's errors."""
+        try:
+            yield
+        except BadSealError as error:
+            raise StoreTampered(self.url, f"{error} is not what this cluster wrote; it was not used") from error
+        except (sqlite3.Error, OverflowError) as error:
+            said = reason(error, self._files.database, self._busy_timeout_seconds)
+            raise StoreError(self.url, said) from error
+
+
+def _statement_size(count: int) -> int:
+    """The next size for which a statement is kept: 1, 2, 3, 4, 6, 8, 12, 16, ... so that little is padding."""
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and power * 3 // 4 >= count else power  # noqa: PLR2004

@@ -1,0 +1,215 @@
+"""How the supervisor and a child talk: one message per datagram, on a private pair of SEQPACKET sockets.
+
+    supervisor                                    child
+      mine  ──── Task, one job per datagram ────►  theirs
+            ◄─── Finished, ItemStarted, ... ─────
+      dup of theirs: recv(MSG_DONTWAIT) takes back what the child has not taken
+
+A datagram is taken whole by exactly one receiver, so there is no half message, no lock, and no question who has a job:
+whoever received its datagram. A child that dies in the middle of anything harms only its own pair.
+
+Datagram: one byte that says where the body is (`INLINE` after the header, `IN_MEMFD` in an anonymous file whose
+descriptor travels along), eight bytes with the lease's fence (readable without decoding, for taking back), the body.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import os
+import socket
+import struct
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from cluster.core.records import Digest, Fence, JobId, Payload, Report, Segment
+
+INLINE, IN_MEMFD = 0, 1
+HEADER = struct.Struct(">BQ")
+# Larger bodies go through a memfd: a datagram must fit into the socket's send buffer as a whole, and Linux gives an
+# unprivileged process 208 KiB of that unless told otherwise.
+MAX_INLINE_BYTES = 128 * 1024
+# What we ask for, so that a prefetched queue of small jobs never fills it; the kernel may grant less.
+SEND_BUFFER_BYTES = 1 << 20
+# A bound on what one message may carry through a memfd; a result is bounded by the worker's configuration before.
+MAX_BODY_BYTES = (1 << 30) + (1 << 26)
+
+_DESCRIPTOR_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
+
+
+class Task(Struct, frozen=True, array_like=True, gc=False):
+    """One attempt, as the child needs it. The fence is in the datagram's header."""
+
+    job: JobId
+    run: int
+    attempt: int
+    function: Digest
+    body: bytes  # the pickled function; empty if the child has been sent it before
+    is_reusable: bool
+    args: Payload
+    timeout: float | None
+    inputs: tuple[tuple[JobId, Payload], ...] = ()
+    ranges: tuple[tuple[int, int], ...] = ()
+    careful: bool = False
+
+
+class Finished(Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """The job in hand has ended and left nothing behind in the child."""
+
+    report: Report
+    cpu_seconds: float  # of the child so far; 0: not measured, the job was too short to matter
+
+
+class ItemStarted(Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """The careful chunk in hand goes on with this item."""
+
+    item: int
+
+
+class ItemEnded(Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """The careful chunk in hand is done with an item."""
+
+    segment: Segment
+
+
+class FunctionMissing(Struct, frozen=True, array_like=True, tag=4, gc=False):
+    """The child took a job whose function it doesn't have (its datagram was taken back, or it was evicted)."""
+
+    function: Digest
+
+
+class Said(Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """`current_job().progress(done, total, note)`."""
+
+    done: float
+    total: float
+    note: str
+
+
+FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Said
+
+_ENCODER = msgspec.msgpack.Encoder()
+encode = _ENCODER.encode
+decode_task = msgspec.msgpack.Decoder(Task).decode
+decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
+
+
+class Nonsense(Exception):
+    """The other side sent what is no message."""
+
+
+class Channel:
+    """One end of a pair. Used by one thread."""
+
+    __slots__ = ("_buffer", "_view", "socket")
+
+    def __init__(self, end: socket.socket) -> None:
+        self.socket = end
+        self._buffer = bytearray(HEADER.size + MAX_INLINE_BYTES)
+        self._view = memoryview(self._buffer)
+
+    def send(self, fence: Fence, body: bytes) -> None:
+        """Send one message. Raises `BlockingIOError` where the socket doesn't block and has no room."""
+        if len(body) <= MAX_INLINE_BYTES:
+            try:
+                self.socket.send(HEADER.pack(INLINE, fence) + body)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+            else:
+                return
+        descriptor = _write_memfd(body)
+        try:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            self.socket.sendmsg([HEADER.pack(IN_MEMFD, fence)], rights)
+        finally:
+            os.close(descriptor)
+
+    def receive(self, flags: int = 0) -> tuple[Fence, bytes | memoryview] | None:
+        """The next message's fence and body, which is good until the next call; None if there is none now.
+
+        Raises:
+            EOFError: the other end is gone.
+            Nonsense: it is no message; it was taken off the socket all the same.
+        """
+        try:
+            size, ancillary, answer, _ = self.socket.recvmsg_into(
+                (self._buffer,), _DESCRIPTOR_BYTES, flags | socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return None
+        if ancillary:
+            return self._receive_memfd(size, _descriptors(ancillary))
+        if size < HEADER.size:
+            if size == 0:
+                raise EOFError
+            raise Nonsense("a datagram too short to be a message")
+        where, fence = HEADER.unpack_from(self._buffer)
+        if where != INLINE or answer & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise Nonsense("a datagram that is no message")
+        return fence, self._view[HEADER.size : size]
+
+    def _receive_memfd(self, size: int, descriptors: list[int]) -> tuple[Fence, bytes]:
+        try:
+            if size != HEADER.size or len(descriptors) != 1:
+                raise Nonsense("a datagram with descriptors that is no message")
+            where, fence = HEADER.unpack_from(self._buffer)
+            if where != IN_MEMFD:
+                raise Nonsense("a datagram with a descriptor that it doesn't announce")
+            return fence, _read_memfd(descriptors[0])
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Close the end; harmless if it is closed."""
+        self.socket.close()
+
+
+def make_pair() -> tuple[Channel, Channel]:
+    """The supervisor's end, which never blocks, and the child's, which does."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (mine, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    mine.settimeout(0)
+    return Channel(mine), Channel(theirs)
+
+
+def _write_memfd(body: bytes) -> int:
+    descriptor = os.memfd_create("cluster-message", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(body)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _read_memfd(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    if size > MAX_BODY_BYTES:
+        raise Nonsense(f"a message of {size} bytes")
+    pieces: list[bytes] = []
+    position = 0
+    while position < size:
+        with contextlib.suppress(OSError):  # a descriptor that can't be read is no message either
+            piece = os.pread(descriptor, size - position, position)
+            if piece:
+                pieces.append(piece)
+                position += len(piece)
+                continue
+        raise Nonsense("a message shorter than announced")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)

@@ -1,0 +1,199 @@
+"""The process in a slot: takes one job, runs it, sends its result, takes the next.
+
+It has one thread of ours, the main one, in which jobs run. It holds one end of a private socket pair and an output
+file, and shares nothing else with anyone. Its duties to the supervisor, who reasons from them:
+
+- it takes a job's datagram only when the job before it is over and its result is sent; so of all jobs sent to it, at
+  most one is in hand, and that one is to blame for whatever happens to this process;
+- it sends a result only when nothing of the job is left to crash;
+- what a careful chunk does is told item by item.
+
+When the supervisor is gone, the socket ends and so do we; when the nursery is gone, the kernel kills us.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import time
+from typing import NoReturn
+
+from msgspec import structs
+
+from cluster.core.records import Certificate, Fence, Report, Segment
+from cluster.wire import dependency
+from cluster.worker import isolation, job_context, output
+from cluster.worker.channel import (
+    Channel,
+    Finished,
+    FromChild,
+    FunctionMissing,
+    ItemEnded,
+    ItemStarted,
+    Said,
+    Task,
+    decode_task,
+    encode,
+)
+from cluster.worker.functions import Functions
+from cluster.worker.isolation import Descriptors
+from cluster.worker.job_context import JobContext
+from cluster.worker.nursery_protocol import Setup
+from cluster.worker.running import Ended, run_call, run_carefully, run_chunk
+
+# A shorter job's cpu time is not worth a system call; its successor's certificate is wrong by at most this much.
+MEASURED_SECONDS = 0.001
+# How many jobs pass before processes that jobs left behind, and that have ended, are reaped. Not after each job: a
+# library may keep a helper process from one job to the next and want its exit status itself.
+REAP_EVERY = 64
+MAX_JOB_UMASK = 0o022
+
+
+class Child:
+    """What a forked child does for the rest of its life."""
+
+    def __init__(self, setup: Setup, kept: Descriptors) -> None:
+        self._setup = setup
+        self._kept = kept
+        self._pid = os.getpid()
+        self._channel = Channel(socket.socket(fileno=kept.socket))
+        self._functions = Functions()
+        self._streams = isolation.open_streams()
+        self._umask = os.umask(MAX_JOB_UMASK)
+        os.umask(self._umask)
+        self._jobs = 0
+        dependency.inside_job = True
+
+    def serve(self) -> NoReturn:
+        """Run jobs until the supervisor is gone."""
+        receive = self._channel.receive
+        while True:
+            try:
+                received = receive()
+            except (EOFError, ConnectionError):
+                isolation.vanish()
+            if received is None:  # not on a blocking socket, unless a job has meddled with it
+                self._channel.socket.settimeout(None)
+                continue
+            fence = received[0]
+            task = decode_task(received[1])
+            del received  # it may be a gigabyte
+            if self._functions.keep(task):
+                self._attempt(fence, task)
+            else:
+                self._send(fence, FunctionMissing(task.function))
+
+    def _attempt(self, fence: Fence, task: Task) -> None:
+        started = time.time()
+        self._begin(fence, task, started)
+        clock = time.perf_counter()
+        cpu_before = time.process_time()
+        ended = self._run(fence, task)
+        seconds = time.perf_counter() - clock
+        if os.getpid() != self._pid:
+            isolation.vanish()  # the job forked, and this is the copy: it must not speak for us, nor take jobs
+        job_context.install(None)
+        dependency.current.clear()
+        printed = self._collect_output()
+        cpu_seconds = time.process_time() if seconds > MEASURED_SECONDS else 0.0
+        certificate, segments = ended.certificate, ended.segments
+        if certificate is not None:
+            used = time.process_time() - cpu_before
+            certificate = self._complete(certificate, task, (started, seconds, used), printed)
+            segments = tuple(self._signed(segment, task) for segment in segments)
+        report = Report(fence, ended.ending, ended.payload, certificate, printed, segments, seconds)
+        self._send(fence, Finished(report, cpu_seconds))
+
+    def _begin(self, fence: Fence, task: Task, started: float) -> None:
+        """What the last job left is put back: working directory, umask, and what names the job in hand."""
+        os.fchdir(self._kept.directory)
+        os.umask(self._umask)
+        if task.inputs:
+            dependency.current.update(task.inputs)
+
+        def make() -> JobContext:
+            deadline = started + task.timeout if task.timeout is not None else None
+
+            def say(done: float, total: float, note: str) -> None:
+                self._send(fence, Said(done, total, note))
+
+            return JobContext(task.job, run=task.run, attempt=task.attempt, fence=fence, deadline=deadline, say=say)
+
+        job_context.install(make)
+        self._jobs += 1
+        if self._jobs % REAP_EVERY == 0:
+            _reap()
+
+    def _run(self, fence: Fence, task: Task) -> Ended:
+        limit = self._setup.max_result_bytes
+        if not task.ranges:
+            return run_call(self._functions, task, limit)
+        # A timeout counts for each item, so the supervisor must hear when each begins.
+        if not task.careful and task.timeout is None:
+            return run_chunk(self._functions, task, limit)
+
+        def begin(item: int) -> None:
+            self._send(fence, ItemStarted(item))
+
+        def end(segment: Segment) -> None:
+            self._send(fence, ItemEnded(self._signed(segment, task)))
+
+        return run_carefully(self._functions, task, begin, end)
+
+    def _send(self, fence: Fence, message: FromChild) -> None:
+        if os.getpid() == self._pid:
+            self._channel.send(fence, encode(message))
+
+    def _collect_output(self) -> bytes:
+        try:
+            for stream in self._streams:
+                stream.flush()
+            # Fails if the job closed one of them.
+            os.lseek(1, 0, os.SEEK_CUR)
+            os.lseek(2, 0, os.SEEK_CUR)
+            is_whole = sys.stdout is self._streams[0] and sys.stderr is self._streams[1]
+        except (OSError, ValueError):
+            is_whole = False
+        if not is_whole:
+            isolation.restore_standard_descriptors(self._kept.output)
+            self._streams = isolation.open_streams()
+        size = output.size_of(self._kept.output)
+        return output.take(self._kept.output, size, self._setup.max_output_bytes) if size else b""
+
+    def _complete(
+        self, certificate: Certificate, task: Task, spent: tuple[float, float, float], printed: bytes
+    ) -> Certificate:
+        started, seconds, cpu_seconds = spent
+        return structs.replace(
+            certificate,
+            started=started,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            output_tail=output.tail_text(printed),
+            **self._circumstances(task),
+        )
+
+    def _signed(self, segment: Segment, task: Task) -> Segment:
+        if segment.certificate is None:
+            return segment
+        certificate = structs.replace(segment.certificate, **self._circumstances(task))
+        return structs.replace(segment, certificate=certificate)
+
+    def _circumstances(self, task: Task) -> dict[str, object]:
+        return {
+            "attempt": task.attempt,
+            "worker": self._setup.worker,
+            "host": self._setup.host,
+            "pid": self._pid,
+            "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return

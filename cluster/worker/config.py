@@ -1,0 +1,35 @@
+"""What a worker is told when it starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """One worker: its name, its slots, and the surroundings of its jobs.
+
+    `directory` and `sys_path` are what a job finds as its working directory and module path; by default those of the
+    process that makes this record.
+    """
+
+    name: str
+    slots: int
+    resources: tuple[tuple[str, int], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    heartbeat_interval_seconds: float = 2.0
+    # Without an accepted heartbeat for so long, the master may have given our leases to others: what runs is killed.
+    # Must not exceed the master's own heartbeat timeout.
+    lease_seconds: float = 10.0
+    directory: str = field(default_factory=os.getcwd)
+    sys_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+    max_output_bytes: int = 65536  # of what one job prints: a quarter from its beginning, the rest from its end
+    max_result_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ValueError(f"a worker needs at least one slot, not {self.slots}")
+        if not self.name or "#" in self.name:
+            raise ValueError(f"a worker's name must not be empty or hold '#', which {self.name!r} does")

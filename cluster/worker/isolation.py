@@ -1,0 +1,131 @@
+"""What separates a child from its nursery: session, signals, descriptors, standard streams.
+
+Every step is taken in the child, right after the fork, by the only thread there is. Linux's own words for "my orphans
+come to me" (subreaper) and "kill me when my parent dies" are prctl calls, which Python reaches through ctypes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import NoReturn, TextIO
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_IONBF = 2  # C's "unbuffered"
+
+# The child's own descriptors sit above those that jobs usually meet, so that a job that closes "everything up to 20"
+# closes nothing of ours.
+LOWEST_OWN_DESCRIPTOR = 200
+# Above the usual score of a program, so that the kernel takes a job before it takes the master.
+OOM_SCORE = 300
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """What a child keeps open besides 0, 1 and 2."""
+
+    socket: int
+    output: int
+    directory: int
+
+
+def become_subreaper() -> None:
+    """Let the orphans among this process's descendants come to it, and not to init."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def separate(socket: int, output: int, nursery: int) -> Descriptors:
+    """Make the forked copy of the nursery a child of its own. Ends the process if the nursery has died already."""
+    os.setsid()
+    become_subreaper()
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != nursery:  # it died before the line above, which then came too late
+        vanish()
+    _reset_signals()
+    kept = _keep_only(socket, output)
+    _redirect(kept.output)
+    _raise_oom_score()
+    _renew_authkey()
+    return kept
+
+
+def vanish() -> NoReturn:
+    """End this process without a trace: no exit handlers, no flushed copies of another process's buffers."""
+    os._exit(0)
+
+
+def open_streams() -> tuple[TextIO, TextIO]:
+    """New `sys.stdout` and `sys.stderr` on descriptors 1 and 2."""
+    sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
+    return sys.stdout, sys.stderr
+
+
+def restore_standard_descriptors(output: int) -> None:
+    """Put 0, 1 and 2 back after a job closed or redirected them."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null > 2:  # noqa: PLR2004 - a standard descriptor
+        os.close(null)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
+def _open_stream(descriptor: int) -> TextIO:
+    # `closefd=False`: dropping the stream must not close the descriptor under the next one.
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    # Ctrl-C at the terminal is the user's word to the supervisor, who alone decides what becomes of jobs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _keep_only(socket: int, output: int) -> Descriptors:
+    import fcntl
+
+    def lift(descriptor: int) -> int:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, LOWEST_OWN_DESCRIPTOR)
+
+    kept = Descriptors(lift(socket), lift(output), lift(os.open(".", os.O_PATH | os.O_DIRECTORY)))
+    lowest = 3
+    for own in sorted((kept.socket, kept.output, kept.directory)):
+        os.closerange(lowest, own)
+        lowest = own + 1
+    os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
+    return kept
+
+
+def _redirect(output: int) -> None:
+    restore_standard_descriptors(output)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the process's life
+    open_streams()
+    # Output of C code must be in the file before a crash, and before the job's end.
+    for name in ("stdout", "stderr"):
+        with contextlib.suppress(ValueError):
+            _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, name), None, _IONBF, 0)
+    # A crash in C prints the Python stack into the job's output, and so into its death certificate.
+    faulthandler.enable(2)
+
+
+def _raise_oom_score() -> None:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123
+        if int(file.read()) < OOM_SCORE:
+            file.write(str(OOM_SCORE))
+
+
+def _renew_authkey() -> None:
+    # Only if something imported it in the nursery; else it makes a fresh one when a job imports it.
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None:
+        process.current_process().authkey = os.urandom(32)

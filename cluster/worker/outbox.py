@@ -1,0 +1,43 @@
+"""What a turn of the supervisor has to tell the master, told in few calls at its end.
+
+The order matters: an attempt's report goes before the word that it is stopped, and both before new work is asked for,
+so that the board knows the slots to be free. What a desk failed to take is kept and told again; its fence makes a
+repetition harmless. Only the supervisor's thread touches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cluster.core.records import Fence, Report, WorkerId
+from cluster.wire.desks import WorkDesk
+from cluster.wire.messages import Progress
+
+
+@dataclass(slots=True)
+class Outbox:
+    """Reports, confirmations and give-backs that the desk has not taken yet."""
+
+    reports: list[Report] = field(default_factory=list)
+    stopped: list[Fence] = field(default_factory=list)
+    given_back: list[Fence] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+
+    def flush(self, desk: WorkDesk, worker: WorkerId) -> None:
+        """Tell it all. Raises what the desk raises, and keeps what it did not take."""
+        if self.reports:
+            desk.report(worker, self.reports)
+            self.reports = []
+        if self.stopped:
+            desk.stopped(worker, self.stopped)
+            self.stopped = []
+        if self.given_back:
+            desk.give_back(worker, self.given_back)
+            self.given_back = []
+        if self.progress:
+            progress, self.progress = self.progress, []  # not worth telling twice
+            desk.progress(worker, progress)
+
+    def clear(self) -> None:
+        """Forget it all: the master no longer knows the leases."""
+        self.reports, self.stopped, self.given_back, self.progress = [], [], [], []

@@ -1,0 +1,180 @@
+"""Running one job in a child: load, call, dump, and let go of everything before a word is sent.
+
+The order is the point. The result is dumped in memory first, so that one that can't be pickled is an error of its own
+job. Arguments and result are dropped before the result is sent, so that a crash in somebody's `__del__` is blamed on
+this job and not on the next. No exception leaves this module: whatever a job raises, `SystemExit` and
+`KeyboardInterrupt` too, is an ending.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+from msgspec import Struct
+
+from cluster.core.records import Certificate, Ending, Payload, Segment
+from cluster.worker.channel import Task
+from cluster.worker.failure import describe, pickle_exception
+from cluster.worker.functions import Functions
+
+# Exactly these types (no subclass) need none of cloudpickle's care, and are what most jobs return.
+_ATOMS = frozenset({int, float, str, bytes, bool, type(None)})
+
+# What was being done when an exception came: how that ends the job, and the first words of the reason.
+_FUNCTION = (Ending.UNPICKLABLE, "its function can't be unpickled on the worker:")
+_ARGUMENTS = (Ending.UNPICKLABLE, "its arguments can't be unpickled on the worker:")
+_CALL = (Ending.RAISED, "raised")
+_RESULT = (Ending.UNPICKLABLE, "its result can't be pickled:")
+
+
+class Ended(Struct, frozen=True, gc=False):
+    """How a job's code ended; the child adds times, memory and output."""
+
+    ending: Ending
+    payload: Payload = b""
+    certificate: Certificate | None = None
+    segments: tuple[Segment, ...] = ()
+
+
+def run_call(functions: Functions, task: Task, max_result_bytes: int) -> Ended:
+    """Run a job that is one call."""
+    function: Any = None
+    args = kwargs = result = None
+    stage = _FUNCTION
+    try:
+        function = functions.load(task)
+        stage = _ARGUMENTS
+        args, kwargs = pickle.loads(task.args)
+        stage = _CALL
+        result = function(*args, **kwargs)
+        stage = _RESULT
+        payload = dump(result)
+    except BaseException as error:
+        # The exception's traceback holds this frame, and this frame the arguments.
+        function = args = kwargs = result = None
+        ending, what = stage
+        data = pickle_exception(error) if ending is Ending.RAISED else b""
+        return Ended(ending, data, describe(error, ending, what))
+    if len(payload) > max_result_bytes:
+        return _too_large(len(payload), max_result_bytes)
+    return Ended(Ending.SUCCEEDED, payload)
+
+
+def run_chunk(functions: Functions, task: Task, max_result_bytes: int) -> Ended:
+    """Run a chunk's items in one go: no word is sent before all are through."""
+    segments: list[Segment] = []
+    opened = _open_chunk(functions, task)
+    if isinstance(opened, Ended):
+        return opened
+    function, items = opened
+    for first, end in task.ranges:
+        _run_range(function, items, first, end, segments)
+    size = sum(len(segment.data) for segment in segments)
+    if size > max_result_bytes:
+        return _too_large(size, max_result_bytes)
+    return sum_up(tuple(segments), segments)
+
+
+def run_carefully(
+    functions: Functions, task: Task, begin: Callable[[int], None], end: Callable[[Segment], None]
+) -> Ended:
+    """Run a chunk item by item, telling of each before it starts and when it has ended."""
+    opened = _open_chunk(functions, task)
+    if isinstance(opened, Ended):
+        return opened
+    function, items = opened
+    failed: list[Segment] = []
+    for first, last in task.ranges:
+        for item in range(first, last):
+            begin(item)
+            told: list[Segment] = []
+            _run_range(function, items, item, item + 1, told)
+            end(told[0])
+            if told[0].certificate is not None:
+                failed.append(told[0])
+    return sum_up((), failed)
+
+
+def sum_up(segments: tuple[Segment, ...], judged: list[Segment]) -> Ended:
+    """A chunk succeeded if all its items did; else it ended as the first that failed."""
+    for segment in judged:
+        if segment.certificate is not None:
+            return Ended(segment.certificate.ending, b"", segment.certificate, segments)
+    return Ended(Ending.SUCCEEDED, b"", None, segments)
+
+
+def dump(value: Any) -> Payload:
+    """Pickle what a job returned."""
+    if type(value) in _ATOMS:
+        return pickle.dumps(value, 5)
+    data: bytes = cloudpickle.dumps(value, protocol=5)
+    return data
+
+
+def _open_chunk(functions: Functions, task: Task) -> tuple[Callable[..., Any], list[Any]] | Ended:
+    stage = _FUNCTION
+    try:
+        function = functions.load(task)
+        stage = _ARGUMENTS
+        return function, pickle.loads(task.args)
+    except BaseException as error:
+        ending, what = stage
+        return Ended(ending, b"", describe(error, ending, what))
+
+
+def _run_range(function: Callable[..., Any], items: list[Any], first: int, end: int, segments: list[Segment]) -> None:
+    """Run items `first` to `end`, and add one segment for each run of successes and one for each failure."""
+    item = first
+    while item < end:
+        begun, results = item, []
+        stage = _ARGUMENTS
+        try:
+            if items and isinstance(items[0], bytes):
+                # Pickled one by one, so that an item which can't be unpickled harms no other.
+                for item in range(begun, end):
+                    stage = _ARGUMENTS
+                    args = pickle.loads(items[item])
+                    stage = _CALL
+                    results.append(function(*args))
+            else:
+                stage = _CALL
+                for item in range(begun, end):
+                    results.append(function(*items[item]))
+        except BaseException as error:
+            args = None
+            _close_run(begun, results, segments)
+            segments.append(_failed(error, stage, item))
+            item += 1
+        else:
+            _close_run(begun, results, segments)
+            return
+
+
+def _close_run(first: int, results: list[Any], segments: list[Segment]) -> None:
+    """Pickle neighbouring results as one list; where that fails, one by one, so that only culprits fail."""
+    if not results:
+        return
+    try:
+        plain = _ATOMS.issuperset(map(type, results))
+        data = pickle.dumps(results, 5) if plain else cloudpickle.dumps(results, protocol=5)
+        segments.append(Segment(first, len(results), data))
+    except BaseException as error:
+        if len(results) == 1:
+            segments.append(_failed(error, _RESULT, first))
+            return
+        for offset, result in enumerate(results):
+            _close_run(first + offset, [result], segments)
+
+
+def _failed(error: BaseException, stage: tuple[Ending, str], item: int) -> Segment:
+    ending, what = stage
+    data = pickle_exception(error) if ending is Ending.RAISED else b""
+    return Segment(item, 1, data, describe(error, ending, what, item))
+
+
+def _too_large(size: int, max_result_bytes: int) -> Ended:
+    reason = f"its result is {size:,} bytes when pickled, more than the {max_result_bytes:,} that a job may return"
+    return Ended(Ending.UNPICKLABLE, b"", Certificate(ending=Ending.UNPICKLABLE, reason=reason))

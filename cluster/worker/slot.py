@@ -1,0 +1,254 @@
+"""One slot as the supervisor sees it: its child, and the jobs sent to it that have not come back.
+
+The account that exact blame rests on:
+
+    sent - results - taken back = in hand,    and that is never more than one
+
+because the child takes a datagram only after it has sent the result of the one before. `outstanding` holds sent jobs in
+the order of sending; after `take_back` only what the child has taken is left in it. The first of them is the one that
+the child is at, or is about to take.
+
+Only the supervisor's thread touches a slot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+
+from cluster.core.records import Digest, Ending, Fence, Lease, Segment
+from cluster.worker import output
+from cluster.worker.channel import Channel, Nonsense, make_pair
+from cluster.worker.output import Flood
+
+NEVER = float("inf")
+# Stopping a process takes 0.1 ms, unless the kernel holds it in an uninterruptible wait.
+MAX_FREEZE_SECONDS = 0.1
+FREEZE_POLL_SECONDS = 50e-6
+# A job's output is looked at when it has run for so long, and then as often; a flood is looked at more often.
+LOOK_SECONDS = 0.05
+FLOOD_LOOK_SECONDS = 0.01
+
+
+class Phase(Enum):
+    """Where a slot's child is in its life."""
+
+    VACANT = "vacant"  # none, and none under way
+    STARTING = "starting"  # ordered from the nursery; jobs may be sent already, they wait in the socket
+    READY = "ready"
+    DYING = "dying"  # killed; its death will be told
+
+
+@dataclass(frozen=True, slots=True)
+class Doom:
+    """Why the supervisor killed a child, and what that means for the job in hand. None in hand: for nobody."""
+
+    ending: Ending
+    reason: str
+    stop: Fence = 0  # the kill carries out this order; it is confirmed, and the attempt is not reported
+
+
+@dataclass(slots=True)
+class Sent:
+    """A job in a child's hands or socket."""
+
+    lease: Lease
+    estimate: float  # seconds
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place for a running job."""
+
+    index: int
+    phase: Phase = Phase.VACANT
+    generation: int = 0
+    pid: int = 0
+    pidfd: int = -1
+    output: int = -1
+    outstanding: dict[Fence, Sent] = field(default_factory=dict)
+    load_seconds: float = 0.0  # estimated, of all that is outstanding
+    is_full: bool = False  # the socket refused a datagram; the next result makes room
+    known: set[Digest] = field(default_factory=set)  # functions the child has been sent: a hint, see FunctionMissing
+    doom: Doom | None = None
+
+    # Of the job in hand.
+    started: float = NEVER  # monotonic
+    deadline: float = NEVER
+    item: int = -1  # of a careful chunk: the item that runs
+    segments: list[Segment] = field(default_factory=list)
+    flood: Flood = field(default_factory=Flood)
+    look_at: float = NEVER  # when its output is looked at next
+    is_begun: bool = False  # the child was seen to have taken it; False: not looked yet
+
+    # Of the child, or of the slot's whole life.
+    cpu_seconds: float = 0.0  # of the child, as last told
+    respawn_at: float = 0.0
+    failures_in_a_row: int = 0  # children that died with no job in hand, before any job was done
+    spawned: int = 0
+    crashes: int = 0
+    jobs_done: int = 0
+
+    _mine: Channel | None = None
+    _theirs: Channel | None = None
+
+    @property
+    def channel(self) -> Channel:
+        """The supervisor's end; only while there is a child, or one under way."""
+        assert self._mine is not None  # noqa: S101 - the callers' condition, told to the type checker
+        return self._mine
+
+    @property
+    def is_open(self) -> bool:
+        """Jobs may be sent to it."""
+        return (self.phase is Phase.READY or self.phase is Phase.STARTING) and self.doom is None and not self.is_full
+
+    @property
+    def head(self) -> Lease | None:
+        """The job that the child is at, or takes next."""
+        for sent in self.outstanding.values():
+            return sent.lease
+        return None
+
+    def open(self) -> tuple[int, int]:
+        """Make what the next child needs; the descriptors to hand to the nursery."""
+        self.generation += 1
+        self._mine, self._theirs = make_pair()
+        self.output = output.make_file()
+        self.phase = Phase.STARTING
+        self.known.clear()
+        self.doom = None
+        self.is_full = False
+        self.cpu_seconds = 0.0
+        return self._theirs.socket.fileno(), self.output
+
+    def close(self) -> None:
+        """Let go of a child that is gone."""
+        for channel in (self._mine, self._theirs):
+            if channel is not None:
+                channel.close()
+        for descriptor in (self.pidfd, self.output):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._mine = self._theirs = None
+        self.pid, self.pidfd, self.output = 0, -1, -1
+        self.phase = Phase.VACANT
+        self.outstanding.clear()
+        self.load_seconds = 0.0
+        self.begin_next(NEVER)
+
+    def add(self, lease: Lease, estimate: float, now: float) -> None:
+        """A job was sent."""
+        is_first = not self.outstanding
+        self.outstanding[lease.fence] = Sent(lease, estimate)
+        self.load_seconds += estimate
+        if is_first:
+            self.begin_next(now if self.phase is Phase.READY else NEVER)
+
+    def remove(self, fence: Fence, now: float) -> Lease:
+        """The job in hand is over; the next one, if there is one, begins now."""
+        sent = self.outstanding.pop(fence)
+        self.load_seconds -= sent.estimate
+        self.is_full = False
+        if not self.outstanding:
+            self.load_seconds = 0.0  # sums of floats drift
+        self.begin_next(now)
+        return sent.lease
+
+    def begin_next(self, now: float) -> None:
+        """Set the clocks for the job at the head. A child takes its next job at once, so no message is needed."""
+        head = self.head
+        self.item = -1
+        self.is_begun = False
+        if self.segments:
+            self.segments = []
+        if self.flood.taken:
+            self.flood = Flood()
+        if head is None or now == NEVER:
+            self.started = self.deadline = self.look_at = NEVER
+            return
+        self.started = now
+        self.look_at = now + LOOK_SECONDS
+        self.restart_clock(head, now)
+
+    def restart_clock(self, head: Lease, now: float) -> None:
+        """The head's timeout counts from now."""
+        timeout = head.options.timeout
+        self.deadline = NEVER if timeout is None else now + timeout
+
+    def take_back(self) -> list[Lease]:
+        """Whatever the child has not taken, in the order of sending.
+
+        Safe while the child lives: a datagram has one receiver, and this is one.
+        """
+        taken: list[Lease] = []
+        if self._theirs is None:
+            return taken
+        is_head_taken_back = False
+        while self.outstanding:
+            try:
+                received = self._theirs.receive(socket.MSG_DONTWAIT)
+            except (EOFError, Nonsense):  # nobody but us sends on that end
+                break
+            if received is None:
+                break
+            is_head_taken_back = is_head_taken_back or received[0] == next(iter(self.outstanding), None)
+            sent = self.outstanding.pop(received[0])
+            self.load_seconds -= sent.estimate
+            # A function that came with a job taken back has not arrived.
+            self.known.discard(sent.lease.function)
+            taken.append(sent.lease)
+        if not self.outstanding:
+            self.load_seconds = 0.0
+        if is_head_taken_back:
+            # The child may have taken a later one between two of our calls: that is in hand now.
+            self.begin_next(time.monotonic() if self.outstanding else NEVER)
+        self.is_begun = bool(self.outstanding)
+        return taken
+
+    # --- stopping the process -------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Stop the child in its tracks, so that what is in hand can be known; bounded."""
+        self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + MAX_FREEZE_SECONDS
+        while not self._is_stopped() and time.monotonic() < deadline:
+            time.sleep(FREEZE_POLL_SECONDS)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self, doom: Doom) -> None:
+        """Kill the child; the nursery kills what it started, and tells when all is gone."""
+        self.doom = doom
+        self.phase = Phase.DYING
+        self._signal(signal.SIGKILL)
+
+    def is_gone(self) -> bool:
+        """The process has ended."""
+        if self.pidfd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _signal(self, number: int) -> None:
+        # By pidfd only: a pid may belong to somebody else by now.
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def _is_stopped(self) -> bool:
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:  # noqa: PTH123
+                state = file.read().rpartition(b")")[2].split(None, 1)[0]
+        except OSError:
+            return True
+        return state in b"TtZX"

@@ -1,0 +1,416 @@
+"""The supervisor of a host's slots: one thread that leases jobs, hands them to children, and reports how they ended.
+
+    master's work desk                 supervisor thread                    nursery          children
+       │ wake (any thread) ─eventfd──►  ┌───────────────┐ ◄──news, control──── │ ──fork──► ┌─────────┐
+       │ ◄──────────── poll ─────────── │ one selector, │                      └──────────│ slot 0  │
+       │ ◄─ report, stopped, give_back─ │ one turn after│ ◄──results, private socket────► │ slot 1… │
+       │ ◄───────── heartbeat ───────── │ the other     │                                 └─────────┘
+                                        └───────────────┘
+
+A turn: take in everything that children and nursery have said; do what is due (`watch`); tell the desk, in one call of
+each kind (`outbox`); ask it for as much as the slots have room for; deal that out. It runs no user code and unpickles
+nothing. The board in the master is the authority on every lease; this thread is the authority on which child has which
+job. All state below belongs to this thread; other threads set flags and ring the eventfd, and read counters.
+
+Who dies, and what follows:
+- a child: `deaths`; its job is blamed exactly, its slot filled again.
+- the nursery: all children die with it; the jobs in hand are reported as crashed, and a new nursery is started.
+- the process of this thread: the nursery sees the end of its socket (or another parent), kills every tree, and exits.
+- the master, or its memory of us (`Refused`): what runs here may be given to others, so it is killed at once, and the
+  worker registers again under a new incarnation. The same if no heartbeat was accepted for `lease_seconds`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import select
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+from cluster.core.records import Ending, Stop, WorkerId
+from cluster.errors import Refused
+from cluster.wire.desks import WorkDesk
+from cluster.wire.messages import Hello
+from cluster.worker import stopping, watch
+from cluster.worker.bell import Bell
+from cluster.worker.blobs import Blobs
+from cluster.worker.config import WorkerConfig
+from cluster.worker.deaths import Deaths
+from cluster.worker.health import HealthWatch
+from cluster.worker.nursery_link import NurseryLink
+from cluster.worker.nursery_protocol import Died, Spawned, SpawnFailed
+from cluster.worker.outbox import Outbox
+from cluster.worker.slot import NEVER, Doom, Phase
+from cluster.worker.slots import Slots
+
+# psutil is slow to import; a program's first second is better spent on its jobs.
+FIRST_HEARTBEAT_SECONDS = 1.0
+# After an error of the desk or of ours: long enough not to flood the log, short enough to go on.
+FIRST_PAUSE_SECONDS = 0.05
+MAX_PAUSE_SECONDS = 2.0
+# A nursery that lived shorter than this is started again more slowly each time.
+HEALTHY_NURSERY_SECONDS = 10.0
+MAX_NURSERY_BACKOFF_SECONDS = 5.0
+# Longer than anything that happens during a stop: the nursery's farewell, and the last words to the desk.
+MAX_STOP_SECONDS = 30.0
+
+log = logging.getLogger("cluster.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatistics:
+    """One slot now, and since the start."""
+
+    pid: int
+    job: str  # in hand, or next
+    queued: int  # jobs in its socket, that one included
+    seconds: float  # how long the one in hand has run
+    jobs_done: int
+    spawned: int
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A worker now, and since its start. Read without a lock: each figure is true, their sum may be a moment apart."""
+
+    worker: WorkerId
+    nursery_pid: int
+    nurseries: int  # started so far
+    backlog: int
+    is_draining: bool
+    slots: tuple[SlotStatistics, ...]
+
+
+class Supervisor:
+    """A worker. `start`, `drain`, `stop` and the questions may be called from any thread, at any time, repeatedly."""
+
+    def __init__(self, desk: WorkDesk, config: WorkerConfig) -> None:
+        self._desk = desk
+        self._config = config
+        self._host = socket.gethostname()
+        self._id = _new_id(config.name)
+        self._link = NurseryLink(config, self._id, self._host)
+        self._outbox = Outbox()
+        self._slots = Slots(config, self._link, Blobs(desk), self._outbox)
+        self._slots.host = self._host
+        self._deaths = Deaths(self._slots)
+        self._health = HealthWatch(config.directory)
+        self._held_up: list[Stop] = []  # orders to stop that wait for a starting child
+
+        self._bell = Bell()
+        self._is_rung = False  # a thousand wakes cost one write
+        self._thread: threading.Thread | None = None
+        self._thread_id = 0
+        self._owner = os.getpid()
+        self._lock = threading.Lock()  # of start, drain and stop, among themselves
+        self._is_closed = False
+
+        self._is_stopping = False
+        self._is_draining = False
+        self._has_drained = threading.Event()
+        self._is_ready = threading.Event()
+
+        self._has_more = False  # the last poll brought as much as was asked for
+        self._is_registered = False
+        self._check_at = 0.0
+        self._heartbeat_at = 0.0
+        self._last_heartbeat = 0.0
+        self._pause_seconds = 0.0
+        self._nurseries = 0
+        self._nursery_started = 0.0
+        self._nursery_at = NEVER  # when a lost one is replaced
+        self._nursery_losses = 0
+
+    # --- for other threads ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the nursery and the thread; returns before either is ready."""
+        with self._lock:
+            if self._thread is not None or self._is_closed:
+                raise RuntimeError(f"worker {self._config.name} was started before; make a new one")
+            # In the caller's thread, so that the nursery's interpreter starts at the first possible moment.
+            self._start_nursery(time.monotonic())
+            self._thread = threading.Thread(target=self._run, name="cluster-supervisor", daemon=True)
+            self._thread.start()
+
+    def wait_ready(self, timeout_seconds: float) -> bool:
+        """Wait until every slot has a child; False if that took too long. Jobs are taken before that already."""
+        return self._is_ready.wait(timeout_seconds)
+
+    def drain(self, deadline_seconds: float) -> bool:
+        """Take no new work, hand back what is not begun, and wait for what runs; False if the deadline came first."""
+        with self._lock:
+            if self._thread is None or self._is_stopping:
+                return True
+            self._is_draining = True
+        self._bell.ring()
+        return self._has_drained.wait(deadline_seconds)
+
+    def stop(self) -> None:
+        """Kill what runs and give it back, end all processes; returns when they are gone."""
+        if os.getpid() != self._owner:
+            return  # a fork of the user's process: thread and children are its parent's
+        with self._lock:
+            if self._is_closed:
+                return
+            if self._thread is not None:
+                self._is_stopping = True
+                self._bell.ring()
+                self._thread.join(MAX_STOP_SECONDS)
+                if self._thread.is_alive():
+                    log.error("worker %s didn't stop within %g s", self._id, MAX_STOP_SECONDS)
+                    return
+            self._is_closed = True
+            self._slots.epoll.close()
+
+    def wake(self) -> None:
+        """A poll would bring something. From any thread; never blocks."""
+        if self._is_rung:
+            return
+        self._is_rung = True
+        if threading.get_ident() != self._thread_id:
+            self._bell.ring()
+
+    def slot_pids(self) -> list[int]:
+        """The process of each slot; 0 where there is none at the moment."""
+        return [slot.pid for slot in self._slots.all]
+
+    def statistics(self) -> Statistics:
+        """Counters and the present state."""
+        now = time.monotonic()
+        slots = []
+        for slot in self._slots.all:
+            # Copied in one step of the interpreter, since the supervisor's thread goes on meanwhile.
+            outstanding, started = list(slot.outstanding.values()), slot.started
+            slots.append(
+                SlotStatistics(
+                    pid=slot.pid,
+                    job=outstanding[0].lease.job if outstanding else "",
+                    queued=len(outstanding),
+                    seconds=now - started if started != NEVER else 0.0,
+                    jobs_done=slot.jobs_done,
+                    spawned=slot.spawned,
+                    crashes=slot.crashes,
+                )
+            )
+        return Statistics(
+            worker=self._id,
+            nursery_pid=self._link.pid,
+            nurseries=self._nurseries,
+            backlog=len(self._slots.backlog),
+            is_draining=self._is_draining,
+            slots=tuple(slots),
+        )
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._thread_id = threading.get_ident()
+        self._slots.epoll.register(self._bell, select.EPOLLIN)
+        self._heartbeat_at = time.monotonic() + min(FIRST_HEARTBEAT_SECONDS, self._config.heartbeat_interval_seconds)
+        while not self._is_stopping:
+            try:
+                if not self._is_registered:
+                    self._register()
+                self._turn()
+                self._pause_seconds = 0.0
+            except Refused as refusal:
+                self._start_over(str(refusal))
+            except Exception:
+                log.exception("worker %s goes on after an error", self._id)
+                self._pause()
+        try:
+            self._shut_down()
+        except Exception:
+            log.exception("worker %s failed to stop in good order", self._id)
+
+    def _register(self) -> None:
+        config = self._config
+        self._slots.worker = self._id
+        hello = Hello(
+            worker=self._id, name=config.name, host=self._host, pid=os.getpid(), slots=config.slots,
+            resources=config.resources, labels=config.labels,
+        )  # fmt: skip
+        self._desk.register(hello, self.wake)
+        self._last_heartbeat = time.monotonic()
+        self._is_registered = True
+        self._has_more = True
+
+    def _turn(self) -> None:
+        slots = self._slots
+        events = slots.epoll.poll(self._patience())
+        now = time.monotonic()
+        for descriptor, _ in events:
+            slot = slots.by_descriptor.get(descriptor)
+            if slot is not None:
+                slots.receive(slot, now)
+            elif descriptor == self._bell.fileno():
+                self._bell.answer()
+            else:
+                self._hear_nursery(now)
+        if self._held_up:
+            self._held_up = stopping.obey(slots, self._held_up, now)
+        if now >= self._nursery_at:
+            self._start_nursery(now)
+        if now >= self._check_at and self._nursery_at == NEVER:
+            self._check_at = watch.check(slots, now)
+        self._outbox.flush(self._desk, self._id)
+        self._take_work(now)
+        if now >= self._heartbeat_at:
+            self._beat(now)
+        if self._is_draining:
+            self._check_drained()
+
+    def _patience(self) -> float:
+        if self._is_rung:  # perhaps by this thread, and then without a write
+            return 0.0
+        # Without a nursery there are no children to look after.
+        check_at = self._check_at if self._nursery_at == NEVER else self._nursery_at
+        due = min(check_at, self._heartbeat_at)
+        return max(0.0, due - time.monotonic())
+
+    def _take_work(self, now: float) -> None:
+        slots = self._slots
+        is_rung, self._is_rung = self._is_rung, False
+        room = 0 if self._is_draining else slots.room()
+        if is_rung or (room and self._has_more and slots.has_hungry()):
+            answer = self._desk.poll(self._id, room)
+            if room:
+                self._has_more = len(answer.leases) >= room
+            elif not self._is_draining:
+                self._has_more = True  # the ring may have been for work that there was no room for
+            slots.backlog.extend(answer.leases)
+            if answer.stops:
+                self._held_up += stopping.obey(slots, answer.stops, now)
+                self._outbox.flush(self._desk, self._id)
+        if slots.backlog:
+            if self._is_draining:
+                stopping.give_back_waiting(slots)
+            slots.deal(now)
+            self._check_at = min(self._check_at, now + watch.QUEUE_LOOK_SECONDS)
+
+    def _beat(self, now: float) -> None:
+        self._deaths.look_at_oom_kills()
+        self._heartbeat_at = now + self._config.heartbeat_interval_seconds
+        try:
+            self._desk.heartbeat(self._id, self._health.look(self._slots.all))
+        except Refused:
+            raise
+        except Exception:
+            if now - self._last_heartbeat > self._config.lease_seconds:
+                raise Refused(f"no heartbeat was accepted for {self._config.lease_seconds:g} s") from None
+            raise
+        self._last_heartbeat = now
+        # Should a wake ever be lost, the worker is late, not stuck.
+        self._is_rung = True
+
+    def _check_drained(self) -> None:
+        for slot in self._slots.all:
+            if len(slot.outstanding) > 1:
+                self._slots.put_back(slot.take_back())
+        stopping.give_back_waiting(self._slots)
+        self._outbox.flush(self._desk, self._id)
+        if not any(slot.outstanding for slot in self._slots.all):
+            self._has_drained.set()
+
+    # --- the nursery ----------------------------------------------------------------------------------------------
+
+    def _start_nursery(self, now: float) -> None:
+        self._nursery_started = now
+        try:
+            self._link.start()
+        except OSError as error:
+            self._link.close()
+            self._postpone_nursery(now, f"can't be started: {error}")
+            return
+        self._nurseries += 1
+        self._nursery_at = NEVER
+        self._slots.epoll.register(self._link.fileno(), select.EPOLLIN)
+        for slot in self._slots.all:
+            self._slots.spawn(slot)
+
+    def _postpone_nursery(self, now: float, why: str) -> None:
+        if now - self._nursery_started > HEALTHY_NURSERY_SECONDS:
+            self._nursery_losses = 0
+        delay = min(0.1 * 2.0**self._nursery_losses, MAX_NURSERY_BACKOFF_SECONDS) if self._nursery_losses else 0.0
+        self._nursery_losses = min(self._nursery_losses + 1, 20)
+        self._nursery_at = now + delay
+        log.error("worker %s: its nursery %s; the next one starts in %g s", self._id, why, delay)
+
+    def _hear_nursery(self, now: float) -> None:
+        try:
+            for news, descriptor in self._link.news():
+                if isinstance(news, Spawned):
+                    self._deaths.on_spawned(news, descriptor, now)
+                elif isinstance(news, SpawnFailed):
+                    self._deaths.on_spawn_failed(news, now)
+                elif isinstance(news, Died):
+                    self._deaths.on_died(news, now)
+        except EOFError:
+            self._lose_nursery(now)
+        if not self._is_ready.is_set() and all(slot.phase is Phase.READY for slot in self._slots.all):
+            self._is_ready.set()
+        # Vacant slots are filled by the next check, and children that just came may have jobs to be timed.
+        self._check_at = now
+
+    def _lose_nursery(self, now: float) -> None:
+        self._slots.epoll.unregister(self._link.fileno())
+        words = self._link.close()
+        self._deaths.on_nursery_lost(now)
+        self._postpone_nursery(now, f"died: {words}" if words else "died")
+
+    # --- when things go wrong, and the end ------------------------------------------------------------------------
+
+    def _start_over(self, why: str) -> None:
+        """The master does not know us: whatever runs here may be run by others, so nothing of it must go on."""
+        log.warning("worker %s starts over as another: %s", self._id, why)
+        for slot in self._slots.all:
+            if slot.phase is Phase.VACANT:
+                continue
+            slot.take_back()
+            if slot.outstanding:
+                slot.outstanding.clear()
+                slot.load_seconds = 0.0
+                slot.begin_next(NEVER)
+                slot.kill(Doom(Ending.WORKER_LOST, why))
+        self._slots.backlog.clear()
+        self._held_up.clear()
+        self._outbox.clear()
+        self._id = _new_id(self._config.name)
+        self._is_registered = False
+        self._pause()
+
+    def _pause(self) -> None:
+        self._pause_seconds = min(max(2 * self._pause_seconds, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
+        deadline = time.monotonic() + self._pause_seconds
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        # A stop must not wait for the end of a pause; other rings must.
+        while not self._is_stopping and (rest := deadline - time.monotonic()) > 0:
+            if poll.poll(rest * 1000):
+                self._bell.answer()
+        self._is_rung = True  # whatever was rung for, it is looked at now
+
+    def _shut_down(self) -> None:
+        now = time.monotonic()
+        stopping.stop_all(self._slots, now)
+        # Nothing is told before it is true: the children are gone when this returns.
+        words = self._link.close()
+        if words:
+            log.warning("worker %s: its nursery said: %s", self._id, words)
+        for slot in self._slots.all:
+            if slot.phase is not Phase.VACANT:
+                self._slots.vacate(slot)
+        self._has_drained.set()
+        if self._is_registered:
+            self._outbox.flush(self._desk, self._id)
+            self._desk.leave(self._id)
+
+
+def _new_id(name: str) -> WorkerId:
+    return f"{name}#{secrets.token_hex(4)}"

@@ -1,0 +1,63 @@
+"""What is due without anyone having spoken: timeouts, floods, jobs that wait too long, slots to fill again."""
+
+from __future__ import annotations
+
+from cluster.worker import stopping
+from cluster.worker.slot import FLOOD_LOOK_SECONDS, LOOK_SECONDS, NEVER, Phase, Slot
+from cluster.worker.slots import Slots
+
+# A job behind another is taken back when that one runs so much longer than expected; and at once, nearly, if some
+# slot is idle.
+LATE_SECONDS = 0.005
+IDLE_SECONDS = 0.001
+# How often queues behind running jobs are looked at, while there are any.
+QUEUE_LOOK_SECONDS = 0.002
+# A lease that finds no slot for so long is given back: another worker may have one, or a more urgent job come first.
+MAX_BACKLOG_SECONDS = 0.02
+# A child that leaves a job in its socket for so long, with none in hand, is blocked by what an earlier job left behind.
+MAX_UNTAKEN_SECONDS = 30.0
+
+
+def check(slots: Slots, now: float) -> float:
+    """Do what is due; the time when it should be asked again, at the latest."""
+    is_any_idle = any(slot.is_open and not slot.outstanding for slot in slots.all)
+    soonest = NEVER
+    for slot in slots.all:
+        if slot.phase is Phase.VACANT:
+            if now >= slot.respawn_at:
+                slots.spawn(slot)
+            else:
+                soonest = min(soonest, slot.respawn_at)
+        elif slot.phase is Phase.READY and slot.outstanding:
+            soonest = min(soonest, _check_busy(slots, slot, now, is_any_idle=is_any_idle))
+    if slots.backlog and slots.backlog_since != NEVER:
+        due = slots.backlog_since + MAX_BACKLOG_SECONDS
+        if now >= due:
+            stopping.give_back_waiting(slots)
+        else:
+            soonest = min(soonest, due)
+    return soonest
+
+
+def _check_busy(slots: Slots, slot: Slot, now: float, *, is_any_idle: bool) -> float:
+    if now >= slot.deadline:
+        stopping.time_out(slots, slot, now)
+        return now  # look again at once: the slot is another now
+    soonest = slot.deadline
+    if len(slot.outstanding) > 1:
+        expected = next(iter(slot.outstanding.values())).estimate
+        patience = IDLE_SECONDS if is_any_idle else LATE_SECONDS + expected
+        if now - slot.started > patience:
+            slots.put_back(slot.take_back())
+        soonest = min(soonest, now + QUEUE_LOOK_SECONDS)
+    if now >= slot.look_at:
+        _look(slots, slot, now)
+    return min(soonest, slot.look_at)
+
+
+def _look(slots: Slots, slot: Slot, now: float) -> None:
+    before = slot.flood.taken
+    slot.flood.relieve(slot.output, slots.config.max_output_bytes)
+    slot.look_at = now + (FLOOD_LOOK_SECONDS if slot.flood.taken > before else LOOK_SECONDS)
+    if now - slot.started > MAX_UNTAKEN_SECONDS and not slot.is_begun:
+        stopping.is_begun(slots, slot)
