@@ -70,7 +70,8 @@ def wait_until_gone(processes: Sequence[psutil.Process]) -> None:
             raise ClusterError(
                 f"still there {GONE_TIMEOUT_SECONDS:.0f} s after SIGKILL: process {pids}; look at it with ps"
             )
-        psutil.wait_procs(left, timeout=POLL_SECONDS)
+        # Not `psutil.wait_procs`: it would reap a child of ours behind its Popen's back and lose the exit status.
+        time.sleep(POLL_SECONDS)
 
 
 def is_alive(process: psutil.Process) -> bool:

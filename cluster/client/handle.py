@@ -243,8 +243,10 @@ class Cluster:
             cancel: first cancel those that have not ended. Without either, what has not ended stays in the store,
                 if that is a durable one, and its futures raise `Detached`.
         """
+        if not self._session.is_here():  # a fork owns nothing, and the lock may be held by a thread that isn't here
+            return
         with self._closing:
-            if self._is_closed or not self._session.is_here():  # a fork owns nothing
+            if self._is_closed:
                 return
             try:
                 if cancel:

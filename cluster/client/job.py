@@ -206,12 +206,14 @@ class Job(Future[R]):
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
         """Call `fn(job)` in the handle's callback thread once the job is done; at once, right here, if it is."""
         if self._state == PENDING:
+            self._session.check_here()
             self._session.start_calling_back()
         super().add_done_callback(fn)
 
     def __await__(self) -> Generator[Any, None, R]:
         """Await the result. A waiter that is cancelled, or times out, leaves the job alone."""
         if self._state == PENDING:
+            self._session.check_here()
             self._session.pass_on()
             yield from self._wait_in_loop().__await__()
         return self.result()
@@ -268,6 +270,8 @@ class Job(Future[R]):
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]  # made late; see the essay
         """The gate, under the name by which the standard library takes it."""
+        if self._state == PENDING:
+            self._session.check_here()  # nobody would ever notify it in a fork
         return self._gate or self._make_gate()
 
     def _make_gate(self) -> threading.Condition:

@@ -41,6 +41,7 @@ from cluster.core.effects import (
     Ended,
     Leased,
     Record,
+    Requeued,
     TellAccepted,
     TellAdmitted,
     TellGranted,
@@ -201,6 +202,11 @@ class Committer:
         except StoreError as error:
             self._give_back(group, error)
             return False
+        except Exception as error:
+            # A defect of the adapter: the group must not be lost with it.
+            LOG.exception("store %s: a commit raised what it should not", self._store.url)
+            self._give_back(group, StoreError(self._store.url, f"unexpected {error!r}"))
+            return False
         if self._failures:
             LOG.warning("store %s: commits succeed again", self._store.url)
             self._failures = 0
@@ -253,7 +259,7 @@ def _without(effects: list[Effect], gone: frozenset[int], names: frozenset[JobId
     kept: list[Effect] = []
     for effect in effects:
         match effect:
-            case Admitted() | AttemptFailed() | Ended() if effect.seq in gone:
+            case Admitted() | AttemptFailed() | Ended() | Requeued() if effect.seq in gone:
                 continue
             case TellAdmitted() | TellAccepted() if effect.job in names:
                 continue

@@ -11,7 +11,7 @@ from cluster.core.effects import StoredJob
 from cluster.core.explain import explain
 from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
 from cluster.core.states import JobState
-from cluster.errors import MasterUnavailable, Refused, UnknownJob
+from cluster.errors import MasterUnavailable, Refused, StoreTampered, UnknownJob
 from cluster.master import listing
 from cluster.wire.desks import Sink
 from cluster.wire.messages import JobHistory, Refusal, Stats, WorkerInfo
@@ -41,52 +41,67 @@ class JobsDesk:
 
     def submit(self, session: int, jobs: Sequence[JobSpec], functions: Sequence[FunctionBlob]) -> None:
         """Admit jobs in this order. Every one is answered by `accepted`, `refused` or `ended`."""
-        fresh = [spec for spec in jobs if not spec.key or self._is_new(session, spec)]
+        master = self._master
+        fresh = list(jobs)
         settled: dict[JobId, JobState] = {}
         asked: set[JobId] = set()
-        master = self._master
         while True:
             with master.lock:
                 # What is on the board now may be settled and forgotten by the time we have asked the store, so look
                 # and decide under one lock, and ask again where something is in neither.
-                unknown = self._unknown(fresh, settled.keys() | asked)
+                unknown = self._unknown(fresh) - asked
                 if not unknown:
+                    again = [spec.id for spec in fresh if spec.key and self._is_same_on_board(spec)]
                     event = events.Submit(session, tuple(fresh), tuple(functions), settled)
                     early = master.committer.append(master.board.handle(event, master.clock.now()))
                     break
             settled.update(master.find_settled(sorted(unknown)))
+            fresh = [spec for spec in fresh if not (spec.key and spec.id in settled and self._answer(session, spec))]
             asked |= unknown
         master.after_decision(early)
+        for job in again:
+            self._watch_for(session, job)  # another session may have submitted it
 
-    def _unknown(self, jobs: Sequence[JobSpec], known: set[JobId]) -> set[JobId]:
+    def _unknown(self, jobs: Sequence[JobSpec]) -> set[JobId]:
+        """What only the store can tell: dependencies, and jobs of a key, that the board has not or has let go of."""
         board = self._master.board
         batch: set[JobId] = set()
         unknown: set[JobId] = set()
         for spec in jobs:
-            unknown.update(name for name in spec.after if name not in board.jobs and name not in batch)
+            if spec.after:
+                unknown.update(name for name in spec.after if name not in board.jobs and name not in batch)
+            if spec.key and (spec.id not in board.jobs or board.jobs[spec.id].is_settled):
+                unknown.add(spec.id)
             batch.add(spec.id)
-        return unknown - known
+        return unknown
 
-    def _is_new(self, session: int, spec: JobSpec) -> bool:
-        """Whether a job with a key is the first of that key; if not, answer for the one that is here."""
-        master = self._master
-        with master.lock:
-            job = master.board.jobs.get(spec.id)
-            function = job.spec.function if job is not None else None
-            if job is not None and function == spec.function:
-                master.sessions.watch(session, spec.id)
-                return True  # the board answers again, and its outcome will be told
-        if function is None:
-            stored = master.store.find(spec.id)
-            if stored is None:
-                return True
-            function = stored.spec.function
-        if function != spec.function:
-            reason = f"key {spec.key!r} belongs to another function"
-            master.sessions.refused(session, [Refusal(spec.id, "key", reason, other=spec.id)])
+    def _is_same_on_board(self, spec: JobSpec) -> bool:
+        job = self._master.board.jobs.get(spec.id)
+        return job is not None and job.spec.function == spec.function
+
+    def _answer(self, session: int, spec: JobSpec) -> bool:
+        """Answer for a job whose key belongs to one that has ended; False if that one is gone by now."""
+        try:
+            stored = self._master.store.find(spec.id)
+        except StoreTampered as error:
+            self._refuse(session, Refusal(spec.id, "refused", str(error)))
+            return True
+        if stored is None:
+            return False
+        if stored.spec.function == spec.function:
+            self._watch_for(session, spec.id)
         else:
-            self.watch(session, spec.id)
-        return False
+            self._refuse(session, Refusal(spec.id, "key", f"key {spec.key!r} belongs to another function", spec.id))
+        return True
+
+    def _watch_for(self, session: int, job: JobId) -> None:
+        try:
+            self.watch(session, job)
+        except (UnknownJob, StoreTampered) as error:
+            self._refuse(session, Refusal(job, "refused", str(error)))
+
+    def _refuse(self, session: int, refusal: Refusal) -> None:
+        self._master.sessions.refused(session, [refusal])
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
@@ -152,14 +167,21 @@ class JobsDesk:
         master = self._master
         with master.lock:
             on_board = master.board.jobs.get(job)
-            if on_board is not None and not on_board.is_settled:
-                master.sessions.watch(session, job)
-                return listing.info_of(on_board)
-        stored = self._stored(job)
+            is_awaited = on_board is not None and not on_board.is_settled
+            if on_board is not None and is_awaited:
+                master.sessions.watch(session, job, on_board.run)
+                info = listing.info_of(on_board)
+                if not on_board.is_terminal:
+                    return info
+        if not is_awaited:
+            info = listing.info_of_stored(self._stored(job))
+        # It has ended. Where the board had not let go of it yet, its watchers may have been told just before we were
+        # one of them, so look; being told twice does no harm.
         outcome = master.store.outcome(job)
-        if outcome is not None:
+        if outcome is not None and outcome.run == info.run:
+            master.sessions.unwatch(session, job)
             master.sessions.ended(session, [outcome])
-        return listing.info_of_stored(stored)
+        return info
 
     def info(self, job: JobId) -> JobInfo:
         """The job now. Raises `UnknownJob`."""

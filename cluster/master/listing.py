@@ -130,6 +130,7 @@ def statistics(master: Master) -> Stats:
         depth = board.placement.depth()
         paused = tuple(sorted(board.placement.paused))
         workers = len(board.workers)
+        slots = sum(box.hello.slots for box in master.mailboxes.all() if box.hello.worker in board.workers)
     return Stats(
         states=states,
         queues=depth,
@@ -141,7 +142,7 @@ def statistics(master: Master) -> Stats:
         dead=counters.dead,
         fenced=counters.fenced,
         workers=workers,
-        slots=sum(box.hello.slots for box in master.mailboxes.all()),
+        slots=slots,
         store=master.store.url,
     )
 

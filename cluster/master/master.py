@@ -35,6 +35,7 @@ from cluster.core.effects import (
 from cluster.core.handlers import Board, Settings, restore
 from cluster.core.records import JobId, Now, Outcome
 from cluster.core.states import JobState
+from cluster.errors import StoreTampered
 from cluster.master.committer import Committer, Then
 from cluster.master.mailboxes import Mailboxes
 from cluster.master.sessions import Sessions
@@ -150,7 +151,7 @@ class Master:
             elif kind is Ended:
                 outcome = effect.outcome  # type: ignore[union-attr]
                 settled.append((outcome.job, outcome.run))
-                for session in self.sessions.interested(effect.owner, outcome.job):  # type: ignore[union-attr]
+                for session in self.sessions.interested(effect.owner, outcome.job, outcome.run):  # type: ignore[union-attr]
                     ended.setdefault(session, []).append(outcome)
             elif isinstance(effect, TellAccepted):
                 accepted.setdefault(effect.owner, []).append(effect.job)
@@ -193,7 +194,12 @@ class Master:
         """The final states of ended jobs that only the store has. The lock is not held."""
         found: dict[JobId, JobState] = {}
         for job in jobs:
-            stored = self.store.find(job)
+            try:
+                stored = self.store.find(job)
+            except StoreTampered as error:
+                LOG.error("%s; what depends on job %s fails", error, job)
+                found[job] = JobState.DEAD_LETTER
+                continue
             if stored is not None and stored.outcome is not None:
                 found[job] = stored.outcome.state
         return found

@@ -19,7 +19,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._sinks: dict[int, Sink] = {}
-        self._watchers: dict[JobId, set[int]] = {}
+        self._watchers: dict[JobId, dict[int, int]] = {}  # by job: session and the run that it waits for
         self._lock = threading.Lock()  # guards `_watchers`
         self._numbers = itertools.count(1)
 
@@ -36,21 +36,33 @@ class Sessions:
             for job in [job for job, watchers in self._watchers.items() if session in watchers]:
                 self._unwatch(job, session)
 
-    def watch(self, session: int, job: JobId) -> None:
-        """Have the session told of a job that it did not submit."""
+    def watch(self, session: int, job: JobId, run: int) -> None:
+        """Have the session told of this run, or a later one, of a job that it did not submit."""
         with self._lock:
-            self._watchers.setdefault(job, set()).add(session)
+            self._watchers.setdefault(job, {})[session] = run
 
-    def interested(self, owner: int, job: JobId) -> tuple[int, ...]:
-        """Whom to tell of the job's outcome; watching ends with that."""
+    def unwatch(self, session: int, job: JobId) -> None:
+        """Undo `watch`."""
+        with self._lock:
+            self._unwatch(job, session)
+
+    def interested(self, owner: int, job: JobId, run: int) -> tuple[int, ...]:
+        """Whom to tell of the run's outcome; their watching ends with that."""
         if job not in self._watchers:
             return (owner,)
         with self._lock:
-            return (owner, *(self._watchers.pop(job, set()) - {owner}))
+            # Whoever waits for a later run must not be served, and then forgotten, with this one.
+            told = [session for session, wanted in self._watchers.get(job, {}).items() if wanted <= run]
+            for session in told:
+                self._unwatch(job, session)
+        return (owner, *(session for session in told if session != owner))
 
     def audience(self, owner: int, job: JobId) -> tuple[int, ...]:
         """Whom to tell of the job's progress."""
-        return (owner, *(self._watchers.get(job, set()) - {owner}))
+        if job not in self._watchers:
+            return (owner,)
+        with self._lock:
+            return (owner, *(session for session in self._watchers.get(job, {}) if session != owner))
 
     def accepted(self, session: int, jobs: Sequence[JobId]) -> None:
         """These jobs are durable."""
@@ -78,7 +90,7 @@ class Sessions:
             LOG.exception("session %d: its sink failed; others are told all the same", session)
 
     def _unwatch(self, job: JobId, session: int) -> None:
-        watchers = self._watchers[job]
-        watchers.discard(session)
+        watchers = self._watchers.get(job, {})
+        watchers.pop(session, None)
         if not watchers:
-            del self._watchers[job]
+            self._watchers.pop(job, None)

@@ -9,8 +9,20 @@ from msgspec import structs
 
 from cluster.core import events, leases
 from cluster.core.effects import Leased
-from cluster.core.records import Digest, Fence, FunctionBlob, JobId, Lease, Payload, Report, WorkerId
-from cluster.errors import Refused
+from cluster.core.records import (
+    Certificate,
+    Digest,
+    Ending,
+    Fence,
+    FunctionBlob,
+    JobId,
+    Lease,
+    Payload,
+    Report,
+    WorkerId,
+)
+from cluster.core.states import JobState
+from cluster.errors import Refused, StoreError
 from cluster.wire.messages import Health, Hello, Poll, Progress
 
 if TYPE_CHECKING:
@@ -25,8 +37,13 @@ class WorkDesk:
 
     def register(self, hello: Hello, wake: Callable[[], None]) -> None:
         """Join; `wake` is called, from any thread, when a poll would bring something."""
-        self._master.mailboxes.add(hello, wake)
-        self._master.decide(events.Register(hello.worker, hello.resources, hello.labels))
+        master = self._master
+        for box in master.mailboxes.all():
+            # One of the same name that was lost is what this one is a new life of; the others stay, for listings.
+            if box.hello.name == hello.name and box.hello.worker not in master.board.workers:
+                master.mailboxes.remove(box.hello.worker)
+        master.mailboxes.add(hello, wake)
+        master.decide(events.Register(hello.worker, hello.resources, hello.labels))
 
     def poll(self, worker: WorkerId, capacity: int) -> Poll:
         """At most `capacity` new leases, and the orders that wait. Raises `Refused` if the worker is unknown."""
@@ -104,7 +121,11 @@ class WorkDesk:
             if not lease.inputs:
                 filled.append(lease)
                 continue
-            inputs = [(job, self._result(job)) for job, _ in lease.inputs]
+            try:
+                inputs = [(job, self._result(job)) for job, _ in lease.inputs]
+            except StoreError as error:
+                self._fail(worker, lease.fence, f"the results that are its arguments can't be read: {error}")
+                continue
             missing = next((job for job, payload in inputs if payload is None), None)
             if missing is not None:
                 self._master.decide(events.InputsMissing(worker, lease.fence, missing))
@@ -114,7 +135,13 @@ class WorkDesk:
 
     def _result(self, job: JobId) -> Payload | None:
         outcome = self._master.committer.undurable(job) or self._master.store.outcome(job)
-        return None if outcome is None else outcome.payload
+        # Since the dependant was queued, the job may have been requeued and have failed.
+        return outcome.payload if outcome is not None and outcome.state is JobState.COMPLETED else None
+
+    def _fail(self, worker: WorkerId, fence: Fence, reason: str) -> None:
+        """Count it as a crash: it is tried again soon, but not for ever."""
+        certificate = Certificate(ending=Ending.CRASHED, reason=reason)
+        self.report(worker, [Report(fence, Ending.CRASHED, certificate=certificate)])
 
 
 def _leased(effects: Sequence[object]) -> list[Fence]:

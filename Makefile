@@ -1,0 +1,53 @@
+# Everything here needs a Python >= 3.11 with its venv module, and make. The first target that needs `.venv` makes it.
+
+PYTHON ?=
+SEEDS ?= 10000
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Remade when the dependencies may have changed.
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench sim clean
+MAKEFLAGS += --no-print-directory
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY) ## the main job: analyse the standard library, kill processes, lose nothing
+	@$(VENV)/bin/cluster demo
+
+test: $(READY) ## every test, the documentation's samples and the examples
+	@$(RUN) -m pytest
+
+check: $(READY) ## format, lint, strict types, floors and shape
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+	@$(RUN) -m pytest -q tests/project/test_floors.py tests/project/test_shape.py
+
+bench: $(READY) ## our speed beside the standard library's, in one run
+	@$(RUN) -m benchmarks
+
+sim: $(READY) ## the simulator: make sim SEEDS=10000
+	@$(RUN) -m tests.sim --seeds $(SEEDS)
+
+clean: ## remove .venv and the tools' caches
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+$(READY): pyproject.toml
+	@set -e; found=; \
+	for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14); do \
+		if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			found=$$python; break; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "make: no usable $(if $(PYTHON),$(PYTHON),python3): cluster-kit needs Python 3.11 or later with its venv module." >&2; \
+		echo "make: install one (Debian: apt install python3-venv), or name one: make test PYTHON=/path/to/python3.12" >&2; \
+		exit 1; \
+	fi; \
+	echo "making $(VENV) with $$("$$found" --version) ..."; \
+	"$$found" -m venv --clear $(VENV); \
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	touch $(READY)

@@ -1,0 +1,1 @@
+"""Measures the kit against the standard library's pools, both sides in one run: `python -m benchmarks`."""

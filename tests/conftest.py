@@ -1,0 +1,63 @@
+"""What holds for every test: it leaves no process behind, and Hypothesis knows that the machine may be busy.
+
+Each process that a test starts inherits `TESTS_RUN` in its environment, and so do that one's children, whoever adopts
+them. After each module every process that carries this run's mark must be gone. (The kit scrubs names that start with
+`CLUSTER_` from a job's environment, so the mark has another name.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import hypothesis
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN = uuid.uuid4().hex
+os.environ["TESTS_RUN"] = RUN
+
+# A nursery looks for its supervisor each second; what it needs beyond that is the machine being busy.
+GRACE_SECONDS = 10.0
+
+hypothesis.settings.register_profile("kit", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("kit")
+
+
+def processes_of_this_run() -> list[psutil.Process]:
+    """Every living process that was started, however indirectly, by this run of the tests."""
+    found = {child.pid: child for child in psutil.Process().children(recursive=True)}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get("TESTS_RUN") == RUN:
+                found[process.pid] = process
+    return [process for process in found.values() if is_alive(process)]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it could still do something; a zombie only waits for its parent."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaves_no_process_behind() -> Iterator[None]:
+    before = {process.pid for process in processes_of_this_run()}
+
+    yield
+
+    started = [process for process in processes_of_this_run() if process.pid not in before]
+    _, left = psutil.wait_procs(started, timeout=GRACE_SECONDS)
+    told = []
+    for process in filter(is_alive, left):
+        with contextlib.suppress(psutil.Error):
+            told.append(f"{process.pid}: {' '.join(process.cmdline())}")
+            process.kill()  # so that one test's fault is not every later module's
+    assert not told, "left running by this module:\n" + "\n".join(told)

@@ -1,0 +1,84 @@
+"""What `import cluster` offers, name by name: adding or dropping one is a decision, made here as well."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import cluster
+from cluster import errors
+
+NAMES = {
+    # the default cluster
+    "submit",
+    "map",
+    "starmap",
+    "gather",
+    "use",
+    # clusters and what they hand out
+    "local",
+    "Cluster",
+    "Job",
+    "Batch",
+    "JobInfo",
+    "JobState",
+    "WorkerInfo",
+    "Certificate",
+    "Stats",
+    # tasks and jobs
+    "task",
+    "current_job",
+    "RetryPolicy",
+    # errors
+    "ClusterError",
+    "Refused",
+    "KeyConflict",
+    "QueueFull",
+    "UnknownJob",
+    "JobError",
+    "RemoteError",
+    "JobTimeout",
+    "JobCrashed",
+    "OutOfMemory",
+    "WorkerLost",
+    "DependencyFailed",
+    "EnvironmentMismatch",
+    "JobCancelled",
+    "JobExpired",
+    "MasterUnavailable",
+    "StoreError",
+    "StoreInUse",
+    "StoreUnsafe",
+    "StoreTampered",
+    "Detached",
+    "RemoteTraceback",
+}
+
+# Each costs more than the whole of `import cluster` may: they load where they are used.
+HEAVY = ["asyncio", "psutil", "rich", "sqlite3", "typer"]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(cluster.__all__) == sorted(NAMES)
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in cluster.__all__:
+        assert inspect.getdoc(getattr(cluster, name)), name
+
+
+def test_every_error_is_public() -> None:
+    defined = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
+
+    assert defined <= set(cluster.__all__)
+
+
+def test_importing_the_kit_loads_nothing_heavy() -> None:
+    script = f"import sys, cluster; print([name for name in {HEAVY} if name in sys.modules])"
+
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+
+    assert found.stdout.strip() == "[]"

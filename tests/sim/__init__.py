@@ -1,0 +1,1 @@
+"""The simulator: a whole cluster in one thread, driven by one number."""

@@ -1,0 +1,168 @@
+"""What is on disk: the kit's own memory store, which survives the master here, with faults and an auditor.
+
+The auditor reads every record that is committed and knows what a store has no reason to check: that a record builds
+only on admitted jobs, that a run has one outcome for ever, and that no budget is overdrawn, counted by what workers
+really reported and not by what the board says it counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from cluster.core.effects import (
+    Admitted,
+    AttemptFailed,
+    Effect,
+    Ended,
+    Leased,
+    Record,
+    Requeued,
+    StoredJob,
+    Undone,
+)
+from cluster.core.records import Ending, JobId, JobSpec, Outcome, Report
+from cluster.core.states import JobState
+from cluster.errors import StoreError
+from cluster.store.memory import MemoryStore
+from tests.sim.world import Crash, Violation, World
+
+TASK_ENDINGS = frozenset({Ending.RAISED, Ending.UNPICKLABLE, Ending.TIMED_OUT})
+CRASH_ENDINGS = frozenset({Ending.CRASHED, Ending.OUT_OF_MEMORY, Ending.WORKER_LOST})
+
+
+class Image(MemoryStore):
+    """A memory store whose commits may fail, before or after they have written, and whose master may die in one."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.is_instant = world.plan.is_instant  # type: ignore[misc]
+        self._world = world
+        self._fails_until = 0.0
+        self._crashes = 0
+        self.specs: dict[int, JobSpec] = {}  # by seq, of jobs that are here or were pruned
+        self.seqs: dict[JobId, int] = {}
+        self.outcomes: dict[tuple[JobId, int], Outcome] = {}
+        self.pruned: dict[JobId, None] = {}
+        self.reports: dict[int, Report] = {}  # by fence: what its worker said, for the budgets' audit
+        self._audited: dict[int, None] = {}  # fences whose failure has been counted
+        self._spent: Counter[tuple[JobId, int, int, str]] = Counter()  # job, run, item (-1: the job), budget
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Write all or nothing, or die, or fail and leave it open which."""
+        world, plan = self._world, self._world.plan
+        world.interleave()
+        may_crash = self._crashes < plan.max_crashes
+        if may_crash and world.chance(plan.crash_rate):
+            self._crash("before the commit")
+        if world.now < self._fails_until or world.chance(plan.commit_fault_rate):
+            self._fail(records)
+        self._write(records)
+        if may_crash and world.chance(plan.crash_rate):
+            self._crash("between commit and tell")
+        world.interleave()
+
+    def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:
+        """Drop what is over, and remember it for the checker."""
+        before = dict.fromkeys(self._ids)
+        dropped = super().prune(wall, is_needed, limit)
+        self.pruned.update(dict.fromkeys(name for name in before if name not in self._ids))
+        return dropped
+
+    def has(self, job: JobId) -> bool:
+        """Whether the job is durable, or was and had its outcome."""
+        return job in self._ids or job in self.pruned
+
+    def stored(self, job: JobId) -> StoredJob | None:
+        """As `find`, for the checker."""
+        return self.find(job)
+
+    def _crash(self, where: str) -> None:
+        self._crashes += 1
+        self._world.fault("master crashed in a commit")
+        self._world.note("crash", where)
+        raise Crash(where)
+
+    def _fail(self, records: Sequence[Record]) -> None:
+        world = self._world
+        if world.now >= self._fails_until and world.dice.random() < 0.3:
+            self._fails_until = world.now + world.dice.uniform(0.2, 3.0)
+        is_written = world.dice.random() < 0.4
+        if is_written:
+            self._write(records)
+        world.fault("commit failed")
+        world.note("commit fails", "after writing" if is_written else "before writing")
+        raise StoreError(self.url, "the disk is full")
+
+    def _write(self, records: Sequence[Record]) -> None:
+        super().commit(records)
+        for record in records:
+            self._audit(record)
+
+    def _audit(self, record: Record) -> None:
+        match record:
+            case Admitted():
+                spec = record.spec
+                other = self.seqs.get(spec.id)
+                if other is not None and other != record.seq:
+                    raise Violation(f"durability: {spec.id} is admitted twice, as {other} and {record.seq}")
+                self.specs[record.seq] = spec
+                self.seqs[spec.id] = record.seq
+            case Undone():
+                self._forget(record.seq)
+            case Leased():
+                for job in record.jobs:
+                    self._know(job.seq, record)
+            case Ended():
+                self._know(record.seq, record)
+                self._audit_outcome(record)
+            case AttemptFailed():
+                self._know(record.seq, record)
+                self._audit_failure(record.seq, record.run, record.fence, record.certificate.ending)
+            case Requeued():
+                self._know(record.seq, record)
+            case _:
+                pass
+
+    def _know(self, seq: int, record: Effect) -> None:
+        if seq not in self.specs:
+            raise Violation(f"durability: {type(record).__name__} of job number {seq}, which was never admitted or is undone")
+
+    def _forget(self, seq: int) -> None:
+        spec = self.specs.pop(seq, None)
+        if spec is None:
+            return
+        del self.seqs[spec.id]
+        for key in [key for key in self.outcomes if key[0] == spec.id]:
+            del self.outcomes[key]
+        for spent in [spent for spent in self._spent if spent[0] == spec.id]:
+            del self._spent[spent]
+
+    def _audit_outcome(self, record: Ended) -> None:
+        outcome = record.outcome
+        known = self.outcomes.setdefault((outcome.job, outcome.run), outcome)
+        if known != outcome:
+            raise Violation(f"once: run {outcome.run} of {outcome.job} ended as {known} and as {outcome}")
+        if record.fence and outcome.state is JobState.DEAD_LETTER and outcome.certificate is not None:
+            self._audit_failure(record.seq, outcome.run, record.fence, outcome.certificate.ending)
+
+    def _audit_failure(self, seq: int, run: int, fence: int, ending: Ending) -> None:
+        """Charge a failed attempt by what its worker reported (a lost one reported nothing)."""
+        if fence in self._audited:
+            return
+        self._audited[fence] = None
+        spec = self.specs[seq]
+        report = self.reports.get(fence)
+        blamed = [segment for segment in report.segments if segment.certificate] if report and spec.items else []
+        charges = [(segment.first, segment.certificate.ending) for segment in blamed if segment.certificate]
+        for item, how in charges or [(-1, ending)]:
+            budget = "retries" if how in TASK_ENDINGS else "crashes" if how in CRASH_ENDINGS else ""
+            if not budget:
+                continue
+            options = spec.options
+            limit = options.retry.max_retries if budget == "retries" else options.crash_limit
+            if item < 0 and spec.items:
+                limit = (limit + 1) * (spec.items + 1)  # deaths that could not be blamed, each charged to some item later
+            self._spent[spec.id, run, item, budget] += 1
+            if self._spent[spec.id, run, item, budget] > limit + 1:
+                raise Violation(f"budget: {spec.id} run {run} item {item} spent more than {limit + 1} on {budget}")

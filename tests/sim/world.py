@@ -1,0 +1,124 @@
+"""Simulated time, chance and the event log: everything in a run that is not the kit itself.
+
+One heap of (time, number, what). The number breaks ties, so a seed replays exactly; nothing here reads a clock, an
+object's address or the order of a hash. `interleave` runs the next few deliveries *inside* the caller, which stands for
+another thread of the master getting the processor at that very point.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import zlib
+from collections import Counter
+from collections.abc import Callable
+
+from msgspec import Struct
+
+Action = Callable[[], None]
+
+
+class Violation(AssertionError):
+    """A promise of the kit was broken. The first word of the text names the invariant."""
+
+
+class Crash(BaseException):
+    """The master's process dies at this very instruction. Not an `Exception`: nothing in the master may catch it."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What one seed may do: drawn once, so that some runs are all crashes and others all lost messages."""
+
+    fault_rate: float  # of messages: dropped, doubled, late, answer lost
+    commit_fault_rate: float
+    crash_rate: float  # per commit
+    max_crashes: int
+    interleave_rate: float
+    is_instant: bool  # commits are driven by whoever appended, as with the memory store
+    workers_survive: bool  # a master's crash; in embedded mode they die with it
+    phase_seconds: float = 40.0
+
+
+class World:
+    """The clock, the dice, the queue of what happens next, and the log of what happened."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.dice = random.Random(seed)
+        self.plan = draw_plan(self.dice)
+        self.now = 1000.0
+        self.wall_offset = 1.7e9
+        self.is_calm = False  # phase 2: no fault happens any more
+        self.log: list[tuple[float, tuple[object, ...]]] = []
+        self.counts: Counter[str] = Counter()
+        self._heap: list[tuple[float, int, bool, Action]] = []
+        self._number = 0
+        self._depth = 0
+
+    def wall(self) -> float:
+        """The time of day, which may step both ways."""
+        return self.now + self.wall_offset
+
+    def note(self, *what: object) -> None:
+        """Enter something into the event log."""
+        self.log.append((self.now, what))
+
+    def fault(self, kind: str) -> None:
+        """Count a fault."""
+        self.counts[kind] += 1
+        self.counts["faults"] += 1
+
+    def chance(self, probability: float) -> bool:
+        """Whether something that may go wrong does; never in the second phase."""
+        return not self.is_calm and probability > 0.0 and self.dice.random() < probability
+
+    def after(self, delay: float, action: Action, *, is_delivery: bool = False) -> None:
+        """Have something happen later."""
+        self._number += 1
+        heapq.heappush(self._heap, (self.now + delay, self._number, is_delivery, action))
+
+    def step(self) -> bool:
+        """Let the next thing happen; False if nothing will."""
+        if not self._heap:
+            return False
+        when, _, _, action = heapq.heappop(self._heap)
+        self.now = max(self.now, when)
+        action()
+        return True
+
+    def interleave(self) -> None:
+        """Perhaps let other threads go on from here: the next few deliveries happen now."""
+        if self._depth >= 2 or not self.chance(self.plan.interleave_rate):
+            return
+        self._depth += 1
+        try:
+            for _ in range(self.dice.randint(1, 4)):
+                if not (self._heap and self._heap[0][2]):
+                    break
+                self.counts["interleaved"] += 1
+                self.step()
+        finally:
+            self._depth -= 1
+
+    def digest(self) -> int:
+        """A number that two runs share only if the same things happened in both."""
+        return zlib.crc32(repr(self.log).encode())
+
+    def tail(self, lines: int | None = 60) -> str:
+        """The end of the event log, for people."""
+        chosen = self.log if lines is None else self.log[-lines:]
+        return "\n".join(f"{when:10.3f}  {' '.join(map(str, what))}" for when, what in chosen)
+
+
+def draw_plan(dice: random.Random) -> Plan:
+    """Choose what may go wrong in this run."""
+    is_instant = dice.random() < 0.3
+    return Plan(
+        fault_rate=dice.choice((0.0, 0.02, 0.05, 0.15)),
+        commit_fault_rate=dice.choice((0.0, 0.01, 0.05)),
+        crash_rate=dice.choice((0.0, 0.005, 0.02)),
+        max_crashes=dice.randint(1, 4),
+        interleave_rate=dice.choice((0.0, 0.1, 0.4)),
+        is_instant=is_instant,
+        workers_survive=dice.random() < 0.4,
+    )
