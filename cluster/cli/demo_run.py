@@ -123,7 +123,8 @@ class Watch:
         )
 
     def _on_done(self, job: Future[Any]) -> None:
-        error = job.exception()
+        # A cancelled future raises instead of telling; nobody cancels here, but an uncounted job would be waited for.
+        error = cluster.ClusterError("cancelled") if job.cancelled() else job.exception()
         with self._changed:
             if error is None:
                 report = job.result()

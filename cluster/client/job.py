@@ -267,12 +267,16 @@ class Job(Future[R]):
         """Refused: only the cluster settles a job."""
         raise TypeError(f"job {self.id} is settled by the cluster; this is for executors")
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]  # made late; see the essay
-        """The gate, under the name by which the standard library takes it."""
-        if self._state == PENDING:
-            self._session.check_here()  # nobody would ever notify it in a fork
-        return self._gate or self._make_gate()
+    if TYPE_CHECKING:
+        _condition: threading.Condition  # as typeshed has it, so that `as_completed(jobs)` type-checks
+    else:
+
+        @property
+        def _condition(self) -> threading.Condition:
+            """The gate, under the name by which the standard library takes it."""
+            if self._state == PENDING:
+                self._session.check_here()  # nobody would ever notify it in a fork
+            return self._gate or self._make_gate()
 
     def _make_gate(self) -> threading.Condition:
         with _claim:

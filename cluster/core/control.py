@@ -89,9 +89,9 @@ def _start_run(board: Board, job: Job, event: events.Requeue, now: Now, effects:
     job.is_settled = False
     job.due_mono = job.expires_mono = 0.0
     effects.append(Requeued(job.seq, job.spec.id, job.run, now.wall))
-    for blob in event.functions:
-        if blob.digest == job.spec.function:  # one at a time, as at admission
-            board.shelf.offer(blob)
+    for offered in event.functions:
+        if offered.digest == job.spec.function:  # one at a time, as at admission
+            board.shelf.offer(offered)
     if board.adopt(job):
         blob = board.shelf.get(job.spec.function)
         assert blob is not None  # noqa: S101 - `objection_to_requeue` has looked

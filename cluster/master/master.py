@@ -197,7 +197,7 @@ class Master:
             try:
                 stored = self.store.find(job)
             except StoreTampered as error:
-                LOG.error("%s; what depends on job %s fails", error, job)
+                LOG.warning("%s; what depends on job %s fails", error, job)
                 found[job] = JobState.DEAD_LETTER
                 continue
             if stored is not None and stored.outcome is not None:

@@ -46,8 +46,8 @@ def open_reader(uri: str, busy_timeout_seconds: float, queries: dict[str, str]) 
 
 def reason(error: Exception, path: Path, busy_timeout_seconds: float) -> str:
     """What to tell of a complaint of SQLite's."""
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_FULL"):
+    name = _name_of(error)
+    if is_disk_full(error):
         return "the disk is full; free some space and it goes on by itself"
     if name.startswith("SQLITE_BUSY"):
         return (
@@ -59,6 +59,15 @@ def reason(error: Exception, path: Path, busy_timeout_seconds: float) -> str:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return f"the file is damaged ({error}); it was left as it is, restore it from a backup"
     return f"{error} ({name or type(error).__name__})"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there was no room for a write."""
+    return _name_of(error).startswith("SQLITE_FULL")
+
+
+def _name_of(error: BaseException) -> str:
+    return str(getattr(error, "sqlite_errorname", ""))
 
 
 def _connection(uri: str, busy_timeout_seconds: float) -> sqlite3.Connection:

@@ -93,7 +93,7 @@ class StoreFiles:
         if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
             raise StoreError(self._store, "it is not a cluster store, nor any SQLite file; it was left as it is")
         # https://www.sqlite.org/fileformat.html#the_database_header
-        version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
+        pages, version, application = (int.from_bytes(header[at : at + 4], "big") for at in (28, 60, 68))
         if application != APPLICATION_ID:
             raise StoreError(self._store, "it is not a cluster store but another program's SQLite file; left as it is")
         if version > SCHEMA_VERSION:
@@ -104,6 +104,10 @@ class StoreFiles:
             )
         if version < SCHEMA_VERSION:
             raise StoreError(self._store, f"its schema version {version} never was; restore the file from a backup")
+        # A crash while the log was being written back may leave a short file, which the log then mends.
+        size = pages * int.from_bytes(header[16:18], "big")
+        if self.database.stat().st_size < size and not self._wal.exists():
+            raise StoreError(self._store, f"the file is damaged: of its {size} bytes some are missing; restore it")
 
     def _read_key(self) -> bytes:
         try:
@@ -129,7 +133,9 @@ class StoreFiles:
                 )
         key = self._read_key() if self.key_file.exists() else self._make_key()
         new = self.database.with_name(self.database.name + ".new")
-        new.unlink(missing_ok=True)  # left by a crash
+        journal = new.with_name(new.name + "-journal")
+        for left_by_a_crash in (new, journal):
+            left_by_a_crash.unlink(missing_ok=True)
         try:
             _touch(new)
             self._fill(new)
@@ -140,6 +146,7 @@ class StoreFiles:
             new.replace(self.database)
         finally:
             new.unlink(missing_ok=True)
+            journal.unlink(missing_ok=True)
         _sync_folder(self.database.parent)
         return key
 
@@ -151,20 +158,21 @@ class StoreFiles:
                     f"{sql.script('schema.sql')} COMMIT;"
                 )
         except sqlite3.Error as error:
-            path.with_name(path.name + "-journal").unlink(missing_ok=True)
             raise StoreError(self._store, f"it can't be made: {error}") from error
 
     def _make_key(self) -> bytes:
         key = os.urandom(KEY_BYTES)
         new = self.key_file.with_name(self.key_file.name + ".new")
         new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
-            os.write(descriptor, key)
-            os.fsync(descriptor)
+            _touch(new)
+            with new.open("r+b") as file:
+                file.write(key)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.key_file)
         finally:
-            os.close(descriptor)
-        new.replace(self.key_file)
+            new.unlink(missing_ok=True)
         return key
 
 

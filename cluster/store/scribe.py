@@ -66,10 +66,13 @@ class Scribe:
         for record in records:
             writers[type(record)](record, rows)
         rows += [self._lease_row(batch) for batch in self._book.to_write()]
-        marks = self._marks()
-        if marks != self._stored_marks:
-            rows.append(meta_row(self._seal, "marks", _encode(marks)))
+        if self._marks() != self._stored_marks:
+            rows.append(self.marks_row())
         return rows
+
+    def marks_row(self) -> Row:
+        """The highest numbers given out so far."""
+        return meta_row(self._seal, "marks", _encode(self._marks()))
 
     def written(self) -> None:
         """The rows made last are durable."""

@@ -37,7 +37,7 @@ from cluster.core.records import Certificate, Digest, FunctionBlob, JobId, Outco
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
 from cluster.store import rows, scribe, sql
-from cluster.store.connection import open_reader, open_writer, reason
+from cluster.store.connection import is_disk_full, open_reader, open_writer, reason
 from cluster.store.files import StoreFiles
 from cluster.store.leases import LeaseBook
 from cluster.store.lock import Possession
@@ -150,16 +150,17 @@ class SqliteStore:
         try:
             meta = dict(self._records.meta(row) for row in self._read("meta"))
         except BadSealError as error:
-            raise StoreTampered(self.url, f"{error} was altered; without it fences could repeat: restore it") from error
-        if "epoch" not in meta and self._read("spread") != [(0,)]:
-            raise StoreTampered(self.url, "its epoch is missing; without it fences could repeat: restore it")
+            raise StoreTampered(self.url, f"{error} was altered; fences could repeat: restore it") from error
+        if meta.keys() != {"epoch", "marks"} and (meta or self._read("spread") != [(0,)]):
+            raise StoreTampered(self.url, "its epoch or its marks are missing; fences could repeat: restore it")
         marks = rows.marks_from(meta.get("marks"))
         epoch = int.from_bytes(meta.get("epoch", b""), "big") + 1
         self._book = LeaseBook()
         self._read_leases()
         paused = tuple(self._sound(self._records.paused, self._read("queues")))
         self._scribe = scribe.Scribe(seal, self._book, marks)
-        self._write([scribe.meta_row(seal, "epoch", epoch.to_bytes(8, "big")), *self._scribe.rows(())])
+        raised = scribe.meta_row(seal, "epoch", epoch.to_bytes(8, "big"))
+        self._write([raised, self._scribe.marks_row(), *self._scribe.rows(())])
         self._scribe.written()
         return Opening(epoch, marks.next_seq, marks.max_fence, paused, tuple(self.tampered))
 
@@ -187,19 +188,21 @@ class SqliteStore:
     def _write(self, group: list[Row]) -> None:
         """All rows in one transaction."""
         writer = self._require_open(self._writer)
-        if len(group) <= self._max_rows:
-            if group:
-                self._insert(writer, group)
-            return
-        writer.execute("BEGIN IMMEDIATE")
+        parts = [group[at : at + self._max_rows] for at in range(0, len(group), self._max_rows)]
         try:
-            for at in range(0, len(group), self._max_rows):
-                self._insert(writer, group[at : at + self._max_rows])
-            writer.execute("COMMIT")
-        except BaseException:
-            if writer.in_transaction:  # some faults roll back by themselves
-                with contextlib.suppress(sqlite3.Error):
+            if len(parts) > 1:
+                writer.execute("BEGIN IMMEDIATE")
+            for part in parts:
+                self._insert(writer, part)
+            if len(parts) > 1:
+                writer.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                if writer.in_transaction:  # some faults roll back by themselves
                     writer.execute("ROLLBACK")
+                if is_disk_full(error):
+                    # What is written back into the database is room for the log's next turn.
+                    writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
             raise
 
     def _insert(self, writer: sqlite3.Connection, group: list[Row]) -> None:

@@ -26,6 +26,7 @@ from cluster.core.records import Digest, Ending, Fence, Lease, Segment
 from cluster.worker import output
 from cluster.worker.channel import Channel, Nonsense, make_pair
 from cluster.worker.output import Flood
+from cluster.worker.prefetch import LONG
 
 NEVER = float("inf")
 # Stopping a process takes 0.1 ms, unless the kernel holds it in an uninterruptible wait.
@@ -211,6 +212,12 @@ class Slot:
             self.begin_next(time.monotonic() if self.outstanding else NEVER)
         self.is_begun = bool(self.outstanding)
         return taken
+
+    def expect_long(self) -> None:
+        """The head has run longer than its kind used to: nothing is to wait behind it."""
+        for sent in self.outstanding.values():
+            sent.estimate = self.load_seconds = LONG
+            return
 
     # --- stopping the process -------------------------------------------------------------------------------------
 

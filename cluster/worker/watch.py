@@ -49,6 +49,7 @@ def _check_busy(slots: Slots, slot: Slot, now: float, *, is_any_idle: bool) -> f
         patience = IDLE_SECONDS if is_any_idle else LATE_SECONDS + expected
         if now - slot.started > patience:
             slots.put_back(slot.take_back())
+            slot.expect_long()
         soonest = min(soonest, now + QUEUE_LOOK_SECONDS)
     if now >= slot.look_at:
         _look(slots, slot, now)

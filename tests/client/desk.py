@@ -334,7 +334,15 @@ class InlineDesk:
                 return  # cancelled meanwhile
             spec = record.spec
             outcome = Outcome(
-                spec.id, record.run, state, time.time(), payload, certificate, attempts=1, worker="w#1", items=spec.items
+                spec.id,
+                record.run,
+                state,
+                time.time(),
+                payload,
+                certificate,
+                attempts=1,
+                worker="w#1",
+                items=spec.items,
             )
             record.outcome = outcome
             record.state = state

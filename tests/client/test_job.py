@@ -6,7 +6,7 @@ import gc
 import pickle
 import threading
 import weakref
-from typing import Any, NoReturn
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -32,7 +32,7 @@ class Stubborn(Exception):
     pass
 
 
-def fail(text: str) -> NoReturn:
+def fail(text: str) -> str:
     raise Stubborn(text)
 
 
@@ -141,7 +141,7 @@ def test_only_the_cluster_settles_a_job(c: Cluster) -> None:
 
     for settle in (job.set_result, job.set_exception):
         with pytest.raises(TypeError, match="settled by the cluster"):
-            settle(None)  # type: ignore[arg-type]
+            settle(None)
     with pytest.raises(TypeError, match="settled by the cluster"):
         job.set_running_or_notify_cancel()
 
@@ -177,7 +177,7 @@ def test_a_result_that_is_slow_to_unpickle_does_not_hold_up_other_deliveries(c: 
 
 
 def test_a_result_is_unpickled_once_however_many_threads_ask(c: Cluster) -> None:
-    job = c.submit(Slow)
+    job: Job[Any] = c.submit(Slow)
     with concurrent.futures.ThreadPoolExecutor(4) as readers:
         results = [readers.submit(job.result) for _ in range(4)]
         assert Slow.is_loading.wait(DEADLINE_SECONDS)
@@ -206,7 +206,9 @@ def test_wait_and_as_completed_take_jobs(c: Cluster) -> None:
     done, pending = concurrent.futures.wait(jobs, DEADLINE_SECONDS)
 
     assert (done, pending) == (set(jobs), set())
-    assert {job.result() for job in concurrent.futures.as_completed(jobs, DEADLINE_SECONDS)} == {2**n for n in range(20)}
+    assert {job.result() for job in concurrent.futures.as_completed(jobs, DEADLINE_SECONDS)} == {
+        2**n for n in range(20)
+    }
 
 
 def test_as_completed_yields_jobs_as_they_end(desk: InlineDesk, c: Cluster) -> None:
@@ -322,13 +324,13 @@ def test_a_cancelled_waiter_leaves_the_job_alone(desk: InlineDesk, c: Cluster) -
     desk.gate.clear()
     job = c.submit(pow, (2, 3))
 
-    async def main() -> int:
+    async def main() -> Any:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(wait_for_it(), 0.01)
         desk.gate.set()
         return await job
 
-    async def wait_for_it() -> int:
+    async def wait_for_it() -> Any:
         return await job
 
     assert asyncio.run(main()) == 8
@@ -353,7 +355,7 @@ def test_awaiting_a_cancelled_job_raises_job_cancelled_and_not_the_loops_own(des
 
 
 def test_wrap_future_works(c: Cluster) -> None:
-    async def main() -> int:
+    async def main() -> Any:
         return await asyncio.wrap_future(c.submit(pow, (2, 5)))
 
     assert asyncio.run(main()) == 32
@@ -364,7 +366,7 @@ def test_a_loop_that_is_closed_harms_no_delivery(desk: InlineDesk, c: Cluster) -
     job = c.submit(pow, (2, 3))
     loop = asyncio.new_event_loop()
 
-    async def wait_for_it() -> int:
+    async def wait_for_it() -> Any:
         return await job
 
     waiter = loop.create_task(wait_for_it())
@@ -394,7 +396,7 @@ def test_accepted_times_out_while_nothing_is_acknowledged(desk: InlineDesk, c: C
     job = c.submit(pow, (2, 3))
 
     with pytest.raises(TimeoutError, match="is not acknowledged"):
-        job.accepted(0.01)
+        _ = job.accepted(0.01)
     desk.gate.set()
 
     assert job.accepted(DEADLINE_SECONDS) is job, "an outcome implies it"
@@ -405,7 +407,7 @@ def test_a_refusal_is_raised_by_accepted_and_by_result(desk: InlineDesk, c: Clus
     job = c.submit(pow, (2, 3))
 
     with pytest.raises(Refused, match="too many jobs"):
-        job.accepted(DEADLINE_SECONDS)
+        _ = job.accepted(DEADLINE_SECONDS)
     with pytest.raises(Refused, match="too many jobs"):
         job.result()
     assert "refused" in repr(job)
@@ -417,26 +419,25 @@ def test_a_refusal_is_raised_by_accepted_and_by_result(desk: InlineDesk, c: Clus
 def test_properties_make_no_round_trip_and_refresh_does(desk: InlineDesk, c: Cluster) -> None:
     desk.gate.clear()
     job = c.submit(pow, (2, 3), name="power")
-    job.accepted(DEADLINE_SECONDS)
+    _ = job.accepted(DEADLINE_SECONDS)
     desk.wait_for(lambda: desk.jobs[job.id].state is JobState.RUNNING)
 
-    assert job.state is JobState.SUBMITTED
-    assert not job.running()
+    before = job.state, job.running()
+    same = job.refresh()
 
-    assert job.refresh() is job
-    assert job.state is JobState.RUNNING
-    assert job.running()
-    assert job.name == "power"
+    assert before == (JobState.SUBMITTED, False)
+    assert (same.state, same.running(), same.name) == (JobState.RUNNING, True, "power")
+    assert same is job
 
 
 def test_progress_is_the_last_word_of_the_job(desk: InlineDesk, c: Cluster) -> None:
     desk.gate.clear()
     job = c.submit(pow, (2, 3)).accepted(DEADLINE_SECONDS)
-    assert job.progress is None
+    before = job.progress
 
     desk.progress(job.id, Progress(1, done=3, total=10, note="third"))
 
-    assert job.progress == Progress(1, 3, 10, "third")
+    assert (before, job.progress) == (None, Progress(1, 3, 10, "third"))
     assert job.running()
 
 

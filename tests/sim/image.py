@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from cluster.core import chunks
 from cluster.core.effects import (
     Admitted,
     AttemptFailed,
@@ -18,7 +19,6 @@ from cluster.core.effects import (
     Leased,
     Record,
     Requeued,
-    StoredJob,
     Undone,
 )
 from cluster.core.records import Ending, JobId, JobSpec, Outcome, Report
@@ -72,10 +72,6 @@ class Image(MemoryStore):
     def has(self, job: JobId) -> bool:
         """Whether the job is durable, or was and had its outcome."""
         return job in self._ids or job in self.pruned
-
-    def stored(self, job: JobId) -> StoredJob | None:
-        """As `find`, for the checker."""
-        return self.find(job)
 
     def _crash(self, where: str) -> None:
         self._crashes += 1
@@ -143,8 +139,26 @@ class Image(MemoryStore):
         known = self.outcomes.setdefault((outcome.job, outcome.run), outcome)
         if known != outcome:
             raise Violation(f"once: run {outcome.run} of {outcome.job} ended as {known} and as {outcome}")
-        if record.fence and outcome.state is JobState.DEAD_LETTER and outcome.certificate is not None:
+        if self.specs[record.seq].items:
+            self._audit_segments(outcome)
+        elif record.fence and outcome.state is JobState.DEAD_LETTER and outcome.certificate is not None:
             self._audit_failure(record.seq, outcome.run, record.fence, outcome.certificate.ending)
+
+    def _audit_segments(self, outcome: Outcome) -> None:
+        """A chunk that has run tells of every item once, and of each its own result."""
+        segments = chunks.decode(outcome.payload)
+        covered = 0
+        for segment in segments:
+            if segment.first != covered:
+                raise Violation(f"chunk: {outcome.job} tells of item {segment.first} where {covered} is due")
+            covered += segment.count
+            result = f"{outcome.job}/{outcome.run}/{segment.first}".encode()
+            if segment.certificate is None and segment.data != result:
+                raise Violation(f"chunk: item {segment.first} of {outcome.job} has the result {segment.data!r}")
+        if segments and covered != outcome.items:
+            raise Violation(f"chunk: {outcome.job} tells of {covered} items, it has {outcome.items}")
+        if outcome.state is JobState.COMPLETED and covered != outcome.items:
+            raise Violation(f"chunk: {outcome.job} completed with {covered} of {outcome.items} items")
 
     def _audit_failure(self, seq: int, run: int, fence: int, ending: Ending) -> None:
         """Charge a failed attempt by what its worker reported (a lost one reported nothing)."""
@@ -152,7 +166,7 @@ class Image(MemoryStore):
             return
         self._audited[fence] = None
         spec = self.specs[seq]
-        report = self.reports.get(fence)
+        report = self.reports.get(fence) if ending is not Ending.WORKER_LOST else None
         blamed = [segment for segment in report.segments if segment.certificate] if report and spec.items else []
         charges = [(segment.first, segment.certificate.ending) for segment in blamed if segment.certificate]
         for item, how in charges or [(-1, ending)]:

@@ -22,7 +22,9 @@ def died(reason: str, attempt: int = 1) -> Certificate:
     return Certificate(ending=Ending.CRASHED, reason=reason, attempt=attempt, worker="w#1", signal=11)
 
 
-def failed(seq: int, fence: int, *, run: int = 1, crashes: int = 1, output: bytes = b"", due: float = 0.0) -> AttemptFailed:
+def failed(
+    seq: int, fence: int, *, run: int = 1, crashes: int = 1, output: bytes = b"", due: float = 0.0
+) -> AttemptFailed:
     certificate = died(f"attempt under {fence} died")
     return AttemptFailed(seq, f"job{seq}", run, fence, certificate, 0, crashes, due, b"progress", output)
 

@@ -64,9 +64,7 @@ def test_a_closed_store_is_two_files(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["runs.db", "runs.db.key", "runs.db-wal"])
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
-def test_a_file_that_others_can_use_is_refused_with_the_command_that_mends_it(
-    path: Path, name: str, mode: int
-) -> None:
+def test_a_file_that_others_can_use_is_refused_with_the_command_that_mends_it(path: Path, name: str, mode: int) -> None:
     bad = path.with_name(name)
     bad.touch()
     bad.chmod(mode)
@@ -105,7 +103,7 @@ def test_a_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_missing_folder_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is no folder .*; make it first"):
+    with pytest.raises(StoreError, match=r"there is no folder .*; make it first"):
         SqliteStore(tmp_path / "typo" / "runs.db").open()
 
     assert list(tmp_path.iterdir()) == []
@@ -123,7 +121,9 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     assert path.stat().st_size > 0
 
 
-@pytest.mark.parametrize("content", [b"garbage", b"x" * 8192, b"SQLite format 3\0", b"SQLite format 3\0" + b"\xff" * 60])
+@pytest.mark.parametrize(
+    "content", [b"garbage", b"x" * 8192, b"SQLite format 3\0", b"SQLite format 3\0" + b"\xff" * 60]
+)
 def test_garbage_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "runs.db"
     path.touch(mode=0o600)
@@ -213,7 +213,7 @@ def test_a_log_without_its_database_is_refused(path: Path) -> None:
 
 
 def test_what_a_crash_left_of_a_store_being_made_is_cleared_away(tmp_path: Path) -> None:
-    for name in ("runs.db.new", "runs.db.key.new", "runs.db.lock"):
+    for name in ("runs.db.new", "runs.db.new-journal", "runs.db.key.new", "runs.db.lock"):
         (tmp_path / name).touch(mode=0o600)
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "runs.db").touch(mode=0o600)
@@ -243,5 +243,5 @@ def test_a_read_only_folder_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("cluster.store.files._touch", refuse)
 
-    with pytest.raises(StoreError, match="its files can't be read or made: .*Permission denied"):
+    with pytest.raises(StoreError, match=r"its files can't be read or made: .*Permission denied"):
         SqliteStore(tmp_path / "runs.db").open()

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from cluster.client.outbox import Outbox
+from cluster.core.records import FunctionBlob, JobSpec
+
+DEADLINE_SECONDS = 10.0
+BLOB = FunctionBlob(b"d", b"body", "3.11", "3", "f")
+
+
+class Recorder:
+    """Takes batches; while `may_return` is clear, a call of `send` doesn't return."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.batches: list[list[str]] = []
+        self.threads: list[str] = []
+        self.functions: list[tuple[FunctionBlob, ...]] = []
+        self.is_sending = threading.Event()
+        self.may_return = threading.Event()
+        self.may_return.set()
+        self.has_sent = threading.Condition()
+        self.inside = 0
+        self.outbox = Outbox(self.lock, self.send)
+
+    def send(self, specs: list[JobSpec], functions: tuple[FunctionBlob, ...]) -> None:
+        self.inside += 1
+        assert self.inside == 1, "two senders at once"
+        self.is_sending.set()
+        assert self.may_return.wait(DEADLINE_SECONDS)
+        with self.has_sent:
+            self.batches.append([spec.id for spec in specs])
+            self.threads.append(threading.current_thread().name)
+            self.functions.append(functions)
+            self.inside -= 1
+            self.has_sent.notify_all()
+
+    def put(self, name: str) -> None:
+        with self.lock:
+            self.outbox.put(JobSpec(name, b"d", b""), BLOB)
+        self.outbox.look_after()
+
+    def sent(self) -> list[str]:
+        return [name for batch in self.batches for name in batch]
+
+    def wait_sent(self, count: int) -> None:
+        with self.has_sent:
+            assert self.has_sent.wait_for(lambda: len(self.sent()) >= count, DEADLINE_SECONDS)
+
+
+def in_thread(call: Callable[[], None]) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(DEADLINE_SECONDS)
+    assert not thread.is_alive()
+
+
+def test_what_nobody_waits_for_is_sent_by_the_sender() -> None:
+    recorder = Recorder()
+
+    recorder.put("a")
+
+    recorder.wait_sent(1)
+    assert recorder.threads == ["cluster-sender"]
+    recorder.outbox.close()
+
+
+def test_a_sleeping_sender_is_woken_by_the_next_submission() -> None:
+    recorder = Recorder()
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not recorder.outbox._is_asleep:  # which it does by itself, and tells nobody
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+    recorder.put("a")
+
+    recorder.wait_sent(1)
+    recorder.outbox.close()
+
+
+def test_order_of_submission_is_kept_over_many_batches() -> None:
+    recorder = Recorder()
+    names = [str(n) for n in range(2000)]
+
+    def submit_all() -> None:
+        for name in names:
+            recorder.put(name)
+
+    in_thread(submit_all)
+    recorder.outbox.pass_all()
+
+    assert recorder.sent() == names
+    assert len(recorder.batches) > 1
+    recorder.outbox.close()
+
+
+def test_submissions_that_come_while_a_batch_is_sent_form_the_next_batch() -> None:
+    recorder = Recorder()
+    recorder.may_return.clear()
+    recorder.put("first")
+    assert recorder.is_sending.wait(DEADLINE_SECONDS)
+    for name in "abc":
+        recorder.put(name)
+
+    recorder.may_return.set()
+    recorder.wait_sent(4)
+
+    assert recorder.batches == [["first"], ["a", "b", "c"]]
+    assert recorder.functions[1] == (BLOB,), "a function is sent once per batch"
+    recorder.outbox.close()
+
+
+def test_a_thread_that_is_about_to_wait_sends_itself() -> None:
+    recorder = Recorder()
+    recorder.may_return.clear()
+    recorder.put("first")
+    assert recorder.is_sending.wait(DEADLINE_SECONDS)
+
+    in_thread(recorder.outbox.pass_on)  # leaves at once: somebody is sending
+    recorder.may_return.set()
+    recorder.wait_sent(1)
+    with recorder.lock:
+        recorder.outbox.put(JobSpec("mine", b"d", b""), BLOB)
+    in_thread(recorder.outbox.pass_all)
+
+    assert recorder.sent() == ["first", "mine"]
+    recorder.outbox.close()
+
+
+def test_the_main_thread_never_sends() -> None:
+    assert threading.current_thread() is threading.main_thread()
+    recorder = Recorder()
+
+    for n in range(1000):
+        recorder.put(str(n))
+        if n % 100 == 0:
+            recorder.outbox.pass_on()
+    recorder.outbox.pass_all()
+
+    assert set(recorder.threads) == {"cluster-sender"}
+    assert len(recorder.sent()) == 1000
+    recorder.outbox.close()
+
+
+def test_threads_that_submit_and_wait_at_once_lose_nothing_and_send_nothing_twice() -> None:
+    recorder = Recorder()
+
+    def submit_some(name: str) -> None:
+        for n in range(300):
+            recorder.put(f"{name}-{n}")
+            recorder.outbox.pass_on()
+
+    threads = [threading.Thread(target=submit_some, args=(str(n),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_SECONDS)
+    recorder.outbox.pass_all()
+
+    assert len(recorder.sent()) == len(set(recorder.sent())) == 1200
+    for name in "0123":
+        own = [sent for sent in recorder.sent() if sent.startswith(f"{name}-")]
+        assert own == [f"{name}-{n}" for n in range(300)]
+    recorder.outbox.close()
+
+
+def test_hurry_rings_the_sender_and_never_blocks() -> None:
+    recorder = Recorder()
+    recorder.may_return.clear()
+    recorder.put("first")
+    assert recorder.is_sending.wait(DEADLINE_SECONDS)
+    recorder.put("second")
+
+    recorder.outbox.hurry()
+    recorder.may_return.set()
+
+    recorder.wait_sent(2)
+    recorder.outbox.close()
+
+
+def test_closing_ends_the_sender() -> None:
+    recorder = Recorder()
+
+    recorder.outbox.close()
+    recorder.outbox.close()
+
+    assert not recorder.outbox._sender.is_alive()

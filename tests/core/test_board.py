@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+from cluster.core import events
+from cluster.core.board import HANDLERS, Board, Settings
+from cluster.core.effects import Effect, Wake
+from cluster.core.records import JobSpec
+from cluster.core.states import JobState
+from cluster.store.memory import MemoryStore
+from tests.core.builders import TASK, Scene, every, failure, moment, spec, success
+
+MAX_BYTES_PER_QUEUED_JOB = 600
+MANY = 100_000
+
+
+def test_every_event_has_its_handler() -> None:
+    assert set(HANDLERS) == set(events.Event.__args__)
+
+
+def test_a_wake_up_follows_whatever_may_have_made_work() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    makers: list[list[Effect]] = [
+        scene.submit(spec("b")),
+        scene.register("other#1"),
+        scene.report(failure(fence)),
+        scene.requeue("a"),
+        scene.tick(1.0),
+        scene.cancel("a"),
+    ]
+
+    assert [len(every(Wake, effects)) for effects in makers] == [1] * len(makers)
+
+
+def test_a_result_is_needed_while_its_job_is_here_or_others_wait_for_it() -> None:
+    scene = Scene()
+    scene.submit(spec("a"), spec("b", after=("a",)))
+
+    assert scene.board.needs_result("a")
+    assert not scene.board.needs_result("never heard of")
+
+    (fence,) = scene.poll()
+    scene.settle(scene.report(success(fence)))
+
+    assert not scene.board.needs_result("a"), "it was waited for, and its result is nobody's argument"
+
+
+def test_counts_say_how_many_jobs_are_in_each_state() -> None:
+    scene = Scene()
+    scene.submit(spec("a"), spec("b"), spec("c", after=("a",)), spec("d", delay=1.0))
+    scene.poll()
+
+    counts = {state: scene.board.counts[state] for state in JobState if scene.board.counts[state]}
+
+    assert counts == {JobState.ASSIGNED: 1, JobState.QUEUED: 1, JobState.WAITING: 1, JobState.SCHEDULED: 1}
+
+
+def test_a_queued_job_costs_at_most_six_hundred_bytes_besides_its_payload() -> None:
+    board, store = Board(Settings(), epoch=1), MemoryStore()
+    store.open()
+    shared = spec("template").options
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for first in range(0, MANY, 100):
+            batch = tuple(
+                JobSpec(f"abcdefghij-{number}", TASK.digest, b"", shared) for number in range(first, first + 100)
+            )
+            effects = board.handle(events.Submit(1, batch, (TASK,)), moment())
+            store.commit([effect for effect in effects if not isinstance(effect, Wake)])  # type: ignore[misc]
+        del batch, effects
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert board.counts[JobState.QUEUED] == MANY
+    assert used / MANY <= MAX_BYTES_PER_QUEUED_JOB

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import pytest
+
+from cluster.core import events
+from cluster.core.control import objection_to_requeue
+from cluster.core.effects import Ended, FunctionAdded, QueuePaused, Requeued, StoredJob, TellStop, Wake
+from cluster.core.records import Certificate, Ending, JobSpec, Options, Outcome, RetryPolicy
+from cluster.core.shelf import MAX_IDLE_FUNCTIONS
+from cluster.core.states import JobState
+from tests.core.builders import (
+    AT_ONCE,
+    TASK,
+    WALL,
+    WORKER,
+    Scene,
+    bad,
+    chunk_report,
+    done,
+    every,
+    failure,
+    function,
+    only,
+    spec,
+    stop,
+    success,
+)
+
+SLOW_RETRY = Options(retry=RetryPolicy(max_retries=1, backoff=60.0))
+
+
+def stored(one: JobSpec, state: JobState | None = JobState.DEAD_LETTER, seq: int = 50, run: int = 1) -> StoredJob:
+    """A job that only the store has."""
+    outcome = Outcome(one.id, run, state, WALL) if state is not None else None
+    return StoredJob(seq=seq, spec=one, submitted=WALL, run=run, outcome=outcome)
+
+
+# --- cancel -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["submitted", "waiting", "scheduled", "queued", "retry_queued"])
+def test_a_job_that_waits_is_cancelled_at_once(state: str) -> None:
+    scene = Scene()
+    scene.submit(spec("other"))
+    match state:
+        case "submitted":
+            scene.submit(spec("a", key="k"))
+        case "waiting":
+            scene.submit(spec("a", after=("other",)))
+        case "scheduled":
+            scene.submit(spec("a", delay=9.0))
+        case "queued":
+            scene.submit(spec("a"))
+        case _:
+            scene.poll()
+            scene.report(failure(scene.lease(spec("a", SLOW_RETRY))))
+    assert scene.state("a").name.lower() == state
+
+    effects = scene.cancel("a")
+
+    ended = only(Ended, effects)
+    assert (ended.fence, ended.outcome.state) == (0, JobState.CANCELLED)
+    assert ended.outcome.certificate == Certificate(
+        ending=Ending.CANCELLED, reason="it was cancelled", attempt=scene.job("a").attempts
+    )
+    assert not every(TellStop, effects)
+    scene.settle(effects)
+    assert "a" not in scene.board.jobs
+    scene.tick(99.0)
+    assert [scene.describe(fence).job for fence in scene.poll(9)] != ["a"]
+
+
+def test_running_code_is_ordered_to_stop_and_its_outcome_ends_the_lease() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+
+    effects = scene.cancel("a")
+
+    assert effects[0] == TellStop(WORKER, stop(fence))
+    ended = only(Ended, effects)
+    assert ended.fence == fence
+    assert ended.outcome.certificate is not None
+    assert (ended.outcome.certificate.worker, ended.outcome.certificate.attempt) == (WORKER, 1)
+
+
+def test_a_cancelled_job_s_late_success_does_not_count() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    scene.cancel("a")
+
+    assert scene.report(success(fence)) == [Wake()]
+    assert scene.state("a") is JobState.CANCELLED
+
+
+def test_cancelling_an_ended_or_unknown_job_changes_nothing() -> None:
+    scene = Scene()
+    scene.report(success(scene.lease(spec("a"))))
+
+    assert scene.cancel("a", "never heard of") == [Wake()]
+    assert scene.state("a") is JobState.COMPLETED
+
+
+def test_what_waits_for_a_cancelled_job_fails() -> None:
+    scene = Scene()
+    scene.submit(spec("a"), spec("b", after=("a",)))
+
+    effects = scene.cancel("a")
+
+    assert [(one.outcome.job, one.outcome.state) for one in every(Ended, effects)] == [
+        ("a", JobState.CANCELLED),
+        ("b", JobState.DEAD_LETTER),
+    ]
+
+
+# --- requeue ------------------------------------------------------------------------------------------------------
+
+
+def test_a_requeued_job_has_a_new_run_with_fresh_budgets() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a", Options(retry=AT_ONCE, crash_limit=0)))
+    scene.report(failure(fence))
+    (fence,) = scene.poll()
+    scene.report(failure(fence, Ending.CRASHED))
+
+    effects = scene.requeue("a")
+
+    assert only(Requeued, effects) == Requeued(1, "a", 2, WALL)
+    one = scene.job("a")
+    assert (one.state, one.run, one.attempts, one.failures, one.crashes) == (JobState.QUEUED, 2, 0, 0, 0)
+    (fence,) = scene.poll()
+    assert (scene.describe(fence).run, scene.describe(fence).attempt) == (2, 1)
+
+
+@pytest.mark.parametrize("ending", ["completed", "cancelled", "expired", "dead_letter"])
+def test_every_ended_job_can_be_requeued(ending: str) -> None:
+    scene = Scene()
+    scene.submit(spec("a", expires=5.0))
+    match ending:
+        case "completed":
+            scene.report(success(scene.poll()[0]))
+        case "cancelled":
+            scene.cancel("a")
+        case "expired":
+            scene.tick(5.0)
+        case _:
+            scene.report(failure(scene.poll()[0]))
+    assert scene.state("a").name.lower() == ending
+
+    scene.requeue("a")
+    scene.tick(9.0)
+
+    assert scene.state("a") is JobState.QUEUED, "the expiry was of the first run"
+
+
+def test_a_job_that_the_board_has_forgotten_is_requeued_from_the_store() -> None:
+    scene = Scene()
+
+    effects = scene.requeue("a", stored=(stored(spec("a"), run=3),))
+
+    assert only(Requeued, effects) == Requeued(50, "a", 4, WALL)
+    assert every(FunctionAdded, effects) == [FunctionAdded(TASK)]
+    assert len(scene.poll()) == 1
+
+
+def test_a_job_that_is_on_the_board_is_requeued_from_there() -> None:
+    scene = Scene()
+    scene.report(failure(scene.lease(spec("a"))))
+
+    scene.requeue("a", stored=(stored(spec("a"), seq=1),))
+
+    assert (scene.job("a").run, scene.job("a").admitted.owner) == (2, scene.owner)
+
+
+def test_an_old_outcome_that_becomes_durable_late_does_not_forget_the_new_run() -> None:
+    scene = Scene()
+    effects = scene.report(failure(scene.lease(spec("a"))))
+    scene.requeue("a")
+
+    scene.settle(effects)
+
+    assert scene.state("a") is JobState.QUEUED
+
+
+def test_a_new_run_is_parked_until_the_stopped_attempt_of_the_old_one_is_gone() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    scene.settle(scene.cancel("a"))
+
+    scene.requeue("a")
+
+    assert scene.state("a") is JobState.QUEUED
+    assert scene.poll(9) == []
+    assert not scene.board.placement.has_work()
+
+    scene.tell(events.Stopped(WORKER, (fence,)))
+
+    assert len(scene.poll(9)) == 1
+
+
+def test_a_parked_new_run_can_be_cancelled_again() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    scene.settle(scene.cancel("a"))
+    scene.requeue("a")
+
+    scene.settle(scene.cancel("a"))
+    scene.tell(events.Stopped(WORKER, (fence,)))
+
+    assert not scene.board.jobs
+    assert scene.poll(9) == []
+
+
+def test_a_late_report_of_the_old_run_frees_the_new_one() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    scene.cancel("a")
+    scene.requeue("a")
+
+    scene.report(success(fence))
+
+    (again,) = scene.poll()
+    assert scene.describe(again).run == 2
+
+
+def test_jobs_requeued_together_wait_for_one_another_as_before() -> None:
+    scene = Scene()
+    scene.submit(spec("first"), spec("second", after=("first",)))
+    scene.settle(scene.report(failure(scene.poll()[0])))
+    assert not scene.board.jobs
+
+    effects = scene.requeue(
+        "second", "first", stored=(stored(spec("second", after=("first",)), seq=2), stored(spec("first"), seq=1))
+    )
+
+    assert [one.job for one in every(Requeued, effects)] == ["first", "second"]
+    assert (scene.state("first"), scene.state("second")) == (JobState.QUEUED, JobState.WAITING)
+    scene.report(success(scene.poll()[0]))
+    assert scene.state("second") is JobState.QUEUED
+
+
+def test_a_requeued_job_does_not_wait_for_what_has_completed() -> None:
+    scene = Scene()
+
+    scene.requeue("a", stored=(stored(spec("a", after=("old",))),), settled={"old": JobState.COMPLETED})
+
+    assert scene.state("a") is JobState.QUEUED
+
+
+def test_a_requeued_chunk_starts_from_its_first_item() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("m", items=2))
+    scene.report(chunk_report(fence, done(0), bad(1)))
+
+    scene.requeue("m")
+
+    assert scene.describe(scene.poll()[0]).ranges == ((0, 2),)
+
+
+def test_more_functions_may_be_requeued_than_stay_on_an_idle_shelf() -> None:
+    scene = Scene()
+    blobs = tuple(function(f"f{number}") for number in range(2 * MAX_IDLE_FUNCTIONS))
+    jobs = tuple(stored(spec(function=blob.digest), seq=number) for number, blob in enumerate(blobs, 50))
+
+    effects = scene.tell(events.Requeue(tuple(one.spec.id for one in jobs), jobs, blobs))
+
+    assert len(every(FunctionAdded, effects)) == len(jobs)
+
+
+def objection(scene: Scene, *names: str, **fields: object) -> str:
+    return objection_to_requeue(scene.board, events.Requeue(names, **fields))  # type: ignore[arg-type]
+
+
+def test_nothing_speaks_against_requeueing_an_ended_job() -> None:
+    scene = Scene()
+    scene.report(failure(scene.lease(spec("here"))))
+    gone = stored(spec("gone"))
+
+    assert objection(scene, "here", "gone", stored=(gone,), functions=(TASK,)) == ""
+
+
+def test_a_live_job_is_not_requeued() -> None:
+    scene = Scene()
+    scene.submit(spec("a"))
+
+    assert objection(scene, "a") == "job a is queued; only an ended job can be requeued"
+
+
+def test_a_job_that_was_left_out_because_its_function_is_lost_is_not_requeued() -> None:
+    assert "job a has not ended, and its function is not in the store" in objection(
+        Scene(), "a", stored=(stored(spec("a"), state=None),)
+    )
+
+
+def test_a_job_whose_function_is_lost_is_not_requeued() -> None:
+    assert objection(Scene(), "a", stored=(stored(spec("a")),)) == (
+        "the function of job a is no longer in the store; submit the job anew"
+    )
+
+
+def test_a_job_whose_dependency_has_no_result_is_not_requeued_alone() -> None:
+    scene = Scene()
+    scene.report(failure(scene.lease(spec("bad"))))
+    scene.submit(spec("a", after=("bad",)))
+
+    said = objection(scene, "a")
+
+    assert said == "job a depends on job bad, which has no result; requeue that one too"
+    assert objection(scene, "a", "bad") == ""
+
+
+def test_a_job_whose_dependency_left_the_store_is_not_requeued() -> None:
+    orphan = stored(spec("a", after=("old",)))
+
+    assert "depends on job old" in objection(Scene(), "a", stored=(orphan,), functions=(TASK,))
+    assert not objection(Scene(), "a", stored=(orphan,), functions=(TASK,), settled={"old": JobState.COMPLETED})
+
+
+def test_a_job_whose_dependency_runs_again_may_be_requeued_and_waits() -> None:
+    scene = Scene()
+    scene.submit(spec("first"))
+    orphan = stored(spec("a", after=("first",)))
+
+    assert objection(scene, "a", stored=(orphan,)) == ""
+    scene.requeue("a", stored=(orphan,))
+
+    assert scene.state("a") is JobState.WAITING
+
+
+# --- queues -------------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_queue_is_recorded_and_hands_out_nothing_until_resumed() -> None:
+    scene = Scene()
+    scene.submit(spec("a", Options(queue="x")))
+
+    assert scene.tell(events.PauseQueue("x", paused=True)) == [QueuePaused("x", paused=True), Wake()]
+    assert scene.poll(9) == []
+    assert scene.tell(events.PauseQueue("x", paused=False)) == [QueuePaused("x", paused=False), Wake()]
+
+    assert len(scene.poll(9)) == 1

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from cluster.core.job import Job
+from cluster.core.placement import MAX_STALE_ENTRIES, Lane, Placement, is_satisfiable
+from cluster.core.records import Options
+from cluster.core.states import JobState
+from tests.core.builders import job, worker
+
+
+def queued(name: str = "", options: Options | None = None, *, seq: int = 1) -> Job:
+    one = job(name, options, seq=seq)
+    one.state = JobState.QUEUED
+    return one
+
+
+def push(placement: Placement, *jobs: Job) -> None:
+    for one in jobs:
+        placement.push(one)
+
+
+def pop(placement: Placement, capacity: int = 99, **offers: object) -> list[str]:
+    """What a worker is given, leased as the board would."""
+    names = []
+    for one in placement.pop(worker(**offers), capacity):  # type: ignore[arg-type]
+        one.state = JobState.ASSIGNED
+        names.append(one.spec.id)
+    return names
+
+
+def test_equals_are_served_first_come_first_served() -> None:
+    placement = Placement()
+
+    push(placement, queued("a"), queued("b"), queued("c"))
+
+    assert pop(placement) == ["a", "b", "c"]
+
+
+def test_a_higher_priority_goes_first() -> None:
+    placement = Placement()
+
+    push(placement, queued("low", Options(priority=-1)), queued("none"), queued("high", Options(priority=5)))
+
+    assert pop(placement) == ["high", "none", "low"]
+
+
+def test_what_is_given_back_goes_before_its_equals_but_not_before_its_betters() -> None:
+    placement = Placement()
+    push(placement, queued("better", Options(priority=1)), queued("equal"))
+
+    placement.push(queued("back"), first=True)
+
+    assert pop(placement) == ["better", "back", "equal"]
+
+
+def test_a_worker_gets_no_more_than_it_asked_for() -> None:
+    placement = Placement()
+    push(placement, queued("a"), queued("b"), queued("c"))
+
+    assert pop(placement, capacity=2) == ["a", "b"]
+    assert placement.depth() == {"default": 1}
+
+
+def test_among_lanes_the_better_head_goes_first_then_the_older() -> None:
+    placement = Placement()
+    push(
+        placement,
+        queued("old", Options(queue="x"), seq=1),
+        queued("young", seq=3),
+        queued("middle", Options(queue="y"), seq=2),
+        queued("urgent", Options(queue="z", priority=1), seq=4),
+    )
+
+    assert pop(placement) == ["urgent", "old", "middle", "young"]
+
+
+def test_a_job_that_needs_what_a_worker_lacks_delays_nobody() -> None:
+    placement = Placement()
+    push(placement, queued("gpu", Options(resources=(("gpu", 1),)), seq=1), queued("plain", seq=2))
+
+    assert pop(placement) == ["plain"]
+    assert pop(placement, resources={"gpu": 1}) == ["gpu"]
+
+
+def test_resources_are_taken_as_jobs_are_handed_out() -> None:
+    placement = Placement()
+    wants = Options(resources=(("gpu", 2), ("licence", 1)))
+    push(placement, queued("a", wants), queued("b", wants), queued("c", wants))
+    strong = worker({"gpu": 5, "licence": 9})
+
+    given = [one.spec.id for one in placement.pop(strong, 9)]
+
+    assert given == ["a", "b"]
+    assert strong.free == {"gpu": 1, "licence": 7}
+
+
+def test_labels_must_all_be_carried() -> None:
+    placement = Placement()
+    push(placement, queued("here", Options(labels=(("zone", "lab"), ("disk", "ssd")))))
+
+    assert pop(placement, labels=[("zone", "lab")]) == []
+    assert pop(placement, labels=[("zone", "lab"), ("disk", "ssd"), ("os", "linux")]) == ["here"]
+
+
+def test_a_paused_queue_hands_out_nothing_and_others_go_on() -> None:
+    placement = Placement()
+    placement.paused.add("x")
+    push(placement, queued("held", Options(queue="x")), queued("free"))
+
+    assert pop(placement) == ["free"]
+    assert not placement.has_work()
+
+    placement.paused.clear()
+
+    assert placement.has_work()
+    assert pop(placement) == ["held"]
+
+
+def test_the_depth_counts_all_lanes_of_a_queue() -> None:
+    placement = Placement()
+
+    push(placement, queued(), queued("", Options(resources=(("gpu", 1),))), queued("", Options(queue="x")))
+
+    assert placement.depth() == {"default": 2, "x": 1}
+
+
+def test_a_forgotten_job_is_skipped() -> None:
+    placement = Placement()
+    gone = queued("gone")
+    push(placement, queued("a"), gone, queued("b"))
+
+    gone.state = JobState.CANCELLED
+    placement.forget(gone)
+
+    assert placement.depth() == {"default": 2}
+    assert pop(placement) == ["a", "b"]
+
+
+def test_an_empty_lane_is_dropped() -> None:
+    placement = Placement()
+    gone = queued("gone", Options(queue="x"), seq=2)
+    push(placement, gone, queued("a"))
+
+    pop(placement, capacity=1)
+    gone.state = JobState.CANCELLED
+    placement.forget(gone)
+
+    assert placement.depth() == {}
+    assert pop(placement) == []
+    assert not placement.has_work()
+
+
+def test_a_job_that_was_cancelled_and_requeued_is_handed_out_once() -> None:
+    placement = Placement()
+    twice = queued("twice")
+    push(placement, twice, queued("other"))
+    twice.state = JobState.CANCELLED
+    placement.forget(twice)
+    twice.state = JobState.QUEUED
+
+    placement.push(twice)
+
+    assert sorted(pop(placement)) == ["other", "twice"]
+
+
+def test_stale_entries_are_bounded() -> None:
+    lane = Lane(("default", (), ()))
+    keeper = queued("keeper")
+    lane.push(keeper)
+
+    for number in range(10 * MAX_STALE_ENTRIES):
+        one = queued(options=Options(priority=number % 50))
+        lane.push(one)
+        one.state = JobState.CANCELLED
+        lane.forget()
+
+    assert lane._entries <= MAX_STALE_ENTRIES + 2
+    assert sum(map(len, lane._by_priority.values())) == lane._entries
+    assert lane.pop() is keeper
+
+
+def test_a_rebuilt_lane_keeps_its_order_and_no_empty_priority() -> None:
+    lane = Lane(("default", (), ()))
+    stale = [queued(options=Options(priority=priority)) for priority in range(MAX_STALE_ENTRIES)]
+    kept = [queued("low", Options(priority=-3)), queued("a"), queued("b"), queued("high", Options(priority=1000))]
+    for one in [*stale, *kept, kept[1]]:
+        lane.push(one)
+    lane.live -= 1  # the second entry of "a" is one of a job that left and came back
+
+    for one in stale:
+        one.state = JobState.CANCELLED
+        lane.forget()
+
+    assert len(lane._by_priority) == len(lane._priorities) == 3
+    taken = [lane.pop() for _ in range(5)]
+    assert [one.spec.id if one else None for one in taken] == ["high", "a", "b", "low", None]
+
+
+def test_whether_a_worker_could_ever_run_a_job_is_asked_of_its_whole_capacity() -> None:
+    wants = job(options=Options(resources=(("gpu", 2),), labels=(("zone", "lab"),)))
+
+    assert is_satisfiable(wants, {"gpu": 2}, frozenset({("zone", "lab")}))
+    assert not is_satisfiable(wants, {"gpu": 1}, frozenset({("zone", "lab")}))
+    assert not is_satisfiable(wants, {"gpu": 2}, frozenset())

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from cluster.core import events
+from cluster.core.effects import AttemptFailed, Ended, GivenBack, Wake
+from cluster.core.records import Ending, Options
+from cluster.core.states import JobState
+from tests.core.builders import AT_MOST_ONCE, MONO, WORKER, Scene, moment, only, spec, success
+
+TIMEOUT = 10.0
+GPU = Options(resources=(("gpu", 1),))
+
+
+def test_a_worker_joins_with_what_it_offers() -> None:
+    scene = Scene()
+
+    effects = scene.register(resources=(("gpu", 2),), labels=(("zone", "lab"),))
+
+    held = scene.board.workers[WORKER]
+    assert effects == [Wake()]
+    assert (held.free, held.labels) == ({"gpu": 2}, frozenset({("zone", "lab")}))
+    assert held.deadline == MONO + TIMEOUT
+
+
+def test_registering_again_changes_nothing_but_the_deadline() -> None:
+    scene = Scene()
+    scene.register(resources=(("gpu", 1),))
+    fence = scene.lease(spec("a", GPU))
+
+    scene.register(at=5.0, resources=(("gpu", 1),))
+
+    held = scene.board.workers[WORKER]
+    assert (held.free, list(held.leases)) == ({"gpu": 0}, [fence])
+    assert held.deadline == MONO + 5.0 + TIMEOUT
+
+
+def test_a_heartbeat_renews_all_leases() -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+
+    scene.beat(25.0, WORKER)
+
+    assert scene.state("a") is JobState.ASSIGNED
+    assert scene.tell(events.Heartbeat("never heard of")) == []
+
+
+def test_a_silent_worker_is_lost_and_its_jobs_run_elsewhere_at_once() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    scene.beat(TIMEOUT - 0.5)
+    assert scene.state("a") is JobState.ASSIGNED
+
+    effects = scene.tick(TIMEOUT)
+
+    failed = only(AttemptFailed, effects)
+    assert (failed.fence, failed.crashes) == (fence, 1)
+    assert failed.certificate.ending is Ending.WORKER_LOST
+    assert failed.certificate.reason == "its worker w#1 was lost: no heartbeat for 10 s"
+    assert WORKER not in scene.board.workers
+    assert scene.describe(*scene.poll(name="other#1", at=TIMEOUT)).attempt == 2
+
+
+def test_a_job_that_loses_more_workers_than_its_crash_limit_allows_is_given_up() -> None:
+    scene = Scene()
+    scene.submit(spec("a", Options(crash_limit=1)))
+    scene.poll(name="w#1")
+    scene.beat(TIMEOUT)
+    scene.poll(name="w#2", at=TIMEOUT)
+
+    outcome = only(Ended, scene.beat(2 * TIMEOUT)).outcome
+
+    assert outcome.state is JobState.DEAD_LETTER
+    assert outcome.certificate is not None
+    assert outcome.certificate.ending is Ending.WORKER_LOST
+
+
+def test_a_job_that_may_run_only_once_is_given_up_with_its_worker() -> None:
+    scene = Scene()
+    scene.lease(spec("a", AT_MOST_ONCE))
+
+    scene.beat(TIMEOUT)
+
+    assert scene.state("a") is JobState.DEAD_LETTER
+
+
+def test_a_lease_that_a_lost_worker_never_heard_of_is_given_back_unspent() -> None:
+    scene = Scene()
+    scene.submit(spec("a", AT_MOST_ONCE), spec("b"))
+    scene.durable("a")
+    unheard, begun = sorted(scene.poll(2), key=lambda fence: scene.board.leases[fence].is_granted)
+    scene.beat(TIMEOUT - 1.0)
+
+    effects = scene.tick(TIMEOUT)
+
+    assert only(GivenBack, effects) == GivenBack((unheard,))
+    assert only(AttemptFailed, effects).fence == begun
+    assert (scene.state("a"), scene.job("a").attempts) == (JobState.QUEUED, 0)
+
+
+def test_an_attempt_that_was_to_stop_is_gone_with_its_worker() -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+    scene.settle(scene.cancel("a"))
+    scene.requeue("a")
+
+    scene.beat(TIMEOUT)
+
+    assert not scene.board.leases
+    assert len(scene.poll(name="other#1", at=TIMEOUT)) == 1
+
+
+def test_a_report_of_a_lost_worker_comes_too_late() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    scene.beat(TIMEOUT)
+
+    scene.report(success(fence))
+
+    assert scene.state("a") is JobState.QUEUED
+    assert scene.board.counters.fenced == 1
+
+
+def test_a_worker_that_leaves_gives_back_what_it_held() -> None:
+    scene = Scene()
+    fences = (scene.lease(spec("a")), scene.lease(spec("b")))
+
+    effects = scene.tell(events.Leave(WORKER))
+
+    assert only(GivenBack, effects) == GivenBack(fences)
+    assert (scene.state("a"), scene.job("a").attempts) == (JobState.QUEUED, 0)
+    assert WORKER not in scene.board.workers
+    assert scene.tell(events.Leave(WORKER)) == []
+
+
+def test_a_master_that_slept_itself_gives_its_workers_time() -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+    scene.tick(1.0)
+
+    scene.tick(3600.0)
+
+    assert scene.state("a") is JobState.ASSIGNED
+    assert scene.board.workers[WORKER].deadline == MONO + 3600.0 + TIMEOUT
+    scene.beat(3600.0 + TIMEOUT)
+    assert scene.state("a") is JobState.QUEUED, "forgiven once, not for ever"
+
+
+def test_a_first_tick_forgives_nothing() -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+
+    scene.tick(3600.0)
+
+    assert scene.state("a") is JobState.QUEUED
+
+
+def test_the_next_due_time_is_the_earliest_of_deadlines_and_timers() -> None:
+    scene = Scene()
+    assert scene.board.next_due() is None
+
+    scene.submit(spec(delay=30.0))
+    assert scene.board.next_due() == moment(30.0).mono
+    scene.register()
+    assert scene.board.next_due() == moment(TIMEOUT).mono
+    scene.submit(spec(expires=2.0))
+
+    assert scene.board.next_due() == moment(2.0).mono

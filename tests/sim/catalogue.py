@@ -1,0 +1,63 @@
+"""The jobs that simulated clients submit: every option that the board knows, in all mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from cluster.core.records import FunctionBlob, JobId, JobSpec, Options, RetryPolicy
+
+if TYPE_CHECKING:
+    from tests.sim.host import Host
+    from tests.sim.world import World
+
+Call: TypeAlias = "Callable[[Host], None]"
+
+FUNCTIONS = tuple(FunctionBlob(bytes([n]) * 16, b"code", "3.11", "3.0", f"task{n}") for n in range(1, 4))
+QUEUES = ("default", "slow")
+RESOURCES = (("gpu", 1),)
+LABELS = (("zone", "lab"),)
+
+RETRIES = (
+    RetryPolicy(),
+    RetryPolicy(max_retries=1, backoff=0.5),
+    RetryPolicy(max_retries=3, backoff=0.1, factor=3.0, retry_on=("builtins.ValueError",)),
+    RetryPolicy(max_retries=2, backoff=0.2, retry_on=("builtins.OSError",)),
+)
+SHORT_RETENTION_SECONDS = 3.0
+
+
+def draw(name: str, earlier: list[JobId], world: World) -> JobSpec:
+    """A job by chance."""
+    dice = world.dice
+    is_at_most_once = dice.random() < 0.15
+    is_special = dice.random() < 0.4
+    options = Options(
+        name=name,
+        queue=QUEUES[dice.random() < 0.2],
+        priority=dice.choice((0, 0, 0, 1, -1)),
+        retry=RETRIES[0] if is_at_most_once else dice.choice(RETRIES),
+        crash_limit=0 if is_at_most_once else dice.choice((0, 1, 2, 5)),
+        resources=RESOURCES if is_special and dice.random() < 0.4 else (),
+        labels=LABELS if is_special and dice.random() < 0.3 else (),
+        result_ttl=SHORT_RETENTION_SECONDS if is_special and dice.random() < 0.2 else 1e9,
+    )
+    after = tuple(dict.fromkeys(dice.choices(earlier[-8:], k=dice.randint(1, 2)))) if earlier and dice.random() < 0.25 else ()
+    inputs = after if after and dice.random() < 0.5 else ()
+    nature = dice.choice("gggggrrccbkm")
+    key = f"K{dice.randint(1, 30)}" if is_special and dice.random() < 0.15 else ""
+    if key:
+        return JobSpec(f"key-{key}", FUNCTIONS[0].digest, nature.encode() + key.encode(), Options(), key=key)
+    due = dice.random() if is_special else 1.0
+    return JobSpec(
+        name,
+        dice.choice(FUNCTIONS).digest,
+        nature.encode() + name.encode(),
+        options,
+        after,
+        inputs,
+        delay=dice.uniform(0.1, 6.0) if due < 0.2 else 0.0,
+        at=world.wall() + dice.uniform(-1.0, 5.0) if 0.2 <= due < 0.3 else None,
+        expires=dice.uniform(0.0, 8.0) if due > 0.8 and is_special else None,
+        items=(1 if is_at_most_once else dice.randint(1, 5)) if dice.random() < 0.25 else 0,
+    )

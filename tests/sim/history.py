@@ -1,0 +1,226 @@
+"""What everyone was told and what workers really did: the record that the promises are checked against.
+
+Nothing here asks the board what it thinks, except where it decides (`decided`, for fences and losses). A check that
+fails inside a callback of the master would be logged and swallowed there, so failures are also kept in `broken`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from cluster.core.effects import AttemptFailed, Effect, Ended, Leased
+from cluster.core.policy import is_at_most_once
+from cluster.core.records import Ending, Fence, JobId, JobSpec, Lease, Outcome, Report, WorkerId
+from cluster.core.states import JobState
+from cluster.wire.messages import Poll, Refusal
+from tests.sim.image import Image
+from tests.sim.world import Violation, World
+
+if TYPE_CHECKING:
+    from tests.sim.host import Host
+    from tests.sim.worker import Worker
+
+SLACK_SECONDS = 1e-6
+
+
+class Attempt(Struct, eq=False):
+    """One lease in a worker's hands."""
+
+    lease: Lease
+    worker: Worker
+    is_begun: bool = False
+    is_orphan: bool = False  # its lease died with a master, before it was durable
+
+
+class History:
+    """The checker."""
+
+    def __init__(self, world: World, image: Image) -> None:
+        self._world = world
+        self._image = image
+        self.broken: list[str] = []
+        self.submitted: dict[JobId, JobSpec] = {}
+        self.accepted: dict[JobId, None] = {}
+        self.refused: dict[JobId, None] = {}
+        self.resurrected: dict[JobId, None] = {}  # refused, but a commit that "failed" had written them: see below
+        self.told: dict[tuple[JobId, int], Outcome] = {}
+        self.running: dict[JobId, dict[Fence, Attempt]] = {}
+        self.starts: Counter[tuple[JobId, int]] = Counter()
+        self._completed: dict[JobId, None] = {}  # as decided; a dependant may start early
+        self._highest_fence = 0
+        self._handed: dict[Fence, Attempt] = {}
+
+    def fail(self, invariant: str, sentence: str) -> None:
+        """A promise is broken."""
+        self.broken.append(f"{invariant}: {sentence}")
+        raise Violation(self.broken[-1])
+
+    # --- what the master decides -------------------------------------------------------------------------------
+
+    def decided(self, effects: Sequence[Effect], host: Host) -> None:
+        """Fences grow for ever; a worker is not lost because its master slept."""
+        for effect in effects:
+            match effect:
+                case Leased():
+                    for job in effect.jobs:
+                        if job.fence <= self._highest_fence:
+                            self.fail("fence", f"{job.fence} is issued after {self._highest_fence}")
+                        self._highest_fence = job.fence
+                    self._world.note("leased", effect.worker, *(job.fence & 0xFFFF for job in effect.jobs))
+                case Ended():
+                    outcome = effect.outcome
+                    self._world.note("ended", outcome.job, outcome.run, outcome.state.name)
+                    if outcome.state is JobState.COMPLETED:
+                        self._completed[outcome.job] = None
+                    if outcome.certificate is not None and outcome.certificate.ending is Ending.WORKER_LOST:
+                        self._lost_fairly(host, outcome.worker)
+                case AttemptFailed():
+                    self._world.note("failed", effect.job, effect.run, effect.certificate.ending.name)
+                    if effect.certificate.ending is Ending.WORKER_LOST:
+                        self._lost_fairly(host, effect.certificate.worker)
+                case _:
+                    pass
+
+    def _lost_fairly(self, host: Host, worker: WorkerId) -> None:
+        """A worker that was there before the master slept has a whole timeout from its waking on."""
+        awake = self._world.now - host.awake_since
+        if awake < host.timeout_seconds - SLACK_SECONDS:
+            self.fail("sleep", f"{worker} is found lost {awake:.2f} s after the master woke")
+
+    def master_died(self, image: Image) -> None:
+        """Note what can't be held against the next master.
+
+        A lease that was handed out early and is not durable is unknown to it; its attempt, if the worker survived,
+        runs on and is fenced off. A refusal that was told after a failed commit is undone by the next commit, and
+        until then the image may hold the job: a master that dies in between comes back with it.
+        """
+        for attempts in self.running.values():
+            for fence, attempt in attempts.items():
+                stored = image.find(attempt.lease.job)
+                attempt.is_orphan = stored is None or stored.fence != fence
+        for job in [job for job in self.refused if image.has(job)]:
+            self._world.counts["resurrected"] += 1
+            del self.refused[job]
+            self.resurrected[job] = None
+
+    # --- what clients are told -----------------------------------------------------------------------------------
+
+    def tell_accepted(self, jobs: Sequence[JobId]) -> None:
+        """Acknowledged: it must be on disk, now and until it has ended."""
+        for job in jobs:
+            self._world.note("told accepted", job)
+            if not self._image.has(job):
+                self.fail("tell", f"{job} is acknowledged and is not durable")
+            if job in self.refused:
+                self.fail("tell", f"{job} is acknowledged after it was refused")
+            self.accepted[job] = None
+
+    def tell_refused(self, refusals: Sequence[Refusal]) -> None:
+        """Nothing may have been promised about it before."""
+        for refusal in refusals:
+            self._world.note("told refused", refusal.job, refusal.kind)
+            if refusal.kind == "key":
+                continue
+            if refusal.job in self.accepted:
+                self.fail("lost", f"{refusal.job} was acknowledged and is refused: {refusal.reason}")
+            if refusal.job not in self.resurrected:
+                self.refused[refusal.job] = None
+
+    def tell_ended(self, outcomes: Sequence[Outcome]) -> None:
+        """The same in every telling, and durable at that moment."""
+        for outcome in outcomes:
+            self._world.note("told ended", outcome.job, outcome.run, outcome.state.name)
+            name = (outcome.job, outcome.run)
+            if self._image.outcomes.get(name) != outcome:
+                self.fail("tell", f"the outcome of {outcome.job} run {outcome.run} is told and is not durable")
+            if self.told.setdefault(name, outcome) != outcome:
+                self.fail("once", f"run {outcome.run} of {outcome.job} is told to have ended in two ways")
+            if outcome.job in self.refused:
+                self.fail("tell", f"{outcome.job} was refused and has an outcome")
+            self.accepted[outcome.job] = None
+
+    # --- what workers do -------------------------------------------------------------------------------------------
+
+    def handed(self, worker: Worker, poll: Poll) -> list[Attempt]:
+        """Leases leave the master."""
+        attempts = []
+        for lease in poll.leases:
+            attempt = self._handed[lease.fence] = self._check_handed(worker, lease)
+            attempts.append(attempt)
+        return attempts
+
+    def _check_handed(self, worker: Worker, lease: Lease) -> Attempt:
+        job, spec = lease.job, self.submitted[lease.job]
+        if lease.fence in self._handed:
+            self.fail("fence", f"lease {lease.fence} of {job} is handed out twice")
+        if (job, lease.run) in self.told:
+            self.fail("overlap", f"{job} run {lease.run} is leased after its outcome was told")
+        if job in self.refused:
+            self.fail("refused", f"{job} is leased after it was refused")
+        if lease.args != spec.args or lease.options != spec.options:
+            self.fail("payload", f"{job} is leased with other arguments or options than it was submitted with")
+        for dependency in spec.after:
+            if dependency not in self._completed:
+                self.fail("order", f"{job} is leased before {dependency} has completed")
+        for dependency, payload in lease.inputs:
+            if not payload.startswith(dependency.encode() + b"/"):
+                self.fail("payload", f"{job} gets {payload!r} as the result of {dependency}")
+        stored = self._image.find(job)
+        if is_at_most_once(spec.options) and (stored is None or stored.fence != lease.fence):
+            self.fail("once", f"{job} may run at most once, and its lease is not durable")
+        if spec.key and stored is None:
+            self.fail("once", f"{job} has a key, and its admission is not durable")
+        return Attempt(lease, worker)
+
+    def begun(self, attempt: Attempt) -> None:
+        """An attempt starts to run."""
+        lease, world = attempt.lease, self._world
+        attempt.is_begun = True
+        world.note("begun", lease.job, lease.run, lease.fence & 0xFFFF, attempt.worker.id)
+        others = self.running.setdefault(lease.job, {})
+        for fence, other in others.items():
+            if not attempt.is_orphan and not other.is_orphan and other.worker.valid_until > world.now:
+                self.fail(
+                    "overlap",
+                    f"{lease.job} begins under lease {lease.fence} on {attempt.worker.id}"
+                    f" while lease {fence} on {other.worker.id} is valid",
+                )
+        others[lease.fence] = attempt
+        self.starts[lease.job, lease.run] += 1
+        if is_at_most_once(lease.options) and self.starts[lease.job, lease.run] > 1:
+            self.fail("once", f"{lease.job} run {lease.run} may run at most once and has begun again")
+
+    def reported(self, report: Report) -> None:
+        """A worker is going to say this, for the audit of budgets."""
+        self._world.note("reports", report.fence & 0xFFFF, report.ending.name)
+        self._image.reports[report.fence] = report
+
+    def over(self, attempt: Attempt) -> None:
+        """An attempt runs no more."""
+        others = self.running.get(attempt.lease.job)
+        if others is not None:
+            others.pop(attempt.lease.fence, None)
+
+    # --- at the end ------------------------------------------------------------------------------------------------
+
+    def check_end(self) -> None:
+        """Every acknowledged job has its outcome; nothing refused was kept."""
+        image = self._image
+        for job in self.accepted:
+            if job in image.pruned:
+                continue
+            stored = image.find(job)
+            if stored is None:
+                self.fail("lost", f"{job} was acknowledged and is not in the store")
+            elif stored.outcome is None:
+                self.fail("lost", f"{job} run {stored.run} was acknowledged and has no outcome")
+        for job in self.refused:
+            if image.has(job):
+                self.fail("refused", f"{job} was refused and is in the store")
+        for (job, run), outcome in self.told.items():
+            if job not in image.pruned and image.outcomes.get((job, run)) != outcome:
+                self.fail("lost", f"the outcome of {job} run {run} was told and is not in the store")

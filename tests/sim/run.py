@@ -1,0 +1,217 @@
+"""One seed, one run: first everything goes wrong, then nothing does, and in the end every promise must have been kept.
+
+    phase 1   clients work, workers run, and the plan's faults strike
+    phase 2   no fault any more, queues resumed: everything must become terminal within bounded simulated time
+    the end   the board is empty; the history and the image are compared
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+
+from msgspec import Struct
+
+from cluster.wire.messages import Hello
+from tests.sim import catalogue, invariants
+from tests.sim.client import Client
+from tests.sim.history import History
+from tests.sim.host import Host
+from tests.sim.image import Image
+from tests.sim.network import Network
+from tests.sim.worker import Worker
+from tests.sim.world import Crash, Violation, World
+
+# After the last fault: the longest chain of retries, each as slow as can be, on slots that many jobs share.
+MAX_CALM_SECONDS = 600.0
+CALM_LOOK_SECONDS = 1.0
+MASTER_LOG = logging.getLogger("cluster.master")
+
+
+class Result(Struct, frozen=True):
+    """What a run came to."""
+
+    seed: int
+    failure: str  # empty: every promise was kept
+    tail: str
+    digest: int
+    counts: dict[str, int]
+    seconds: float  # simulated
+
+
+class Swallowed(logging.Handler):
+    """The master logs an exception of a sink or a wake and goes on; here it is a failure."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__()
+        self._history = history
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it if it tells of an exception."""
+        if record.exc_info and record.exc_info[1] is not None:
+            self._history.broken.append(f"swallowed: {record.exc_info[1]!r}")
+
+
+class Run:
+    """A cluster and its troubles."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = World(seed)
+        self.image = Image(self.world)
+        self.history = History(self.world, self.image)
+        self.host = Host(self.world, self.image, self.history)
+        network = Network(self.world, self.host)
+        dice = self.world.dice
+        self.workers = [
+            Worker(self.world, network, self.history, self._hello(n)) for n in range(dice.randint(1, 3))
+        ]
+        self.clients = [Client(self.world, network, self.history, f"{chr(97 + n)}") for n in range(dice.randint(1, 3))]
+        self.host.on_up.append(self._master_up)
+        self.host.on_down.append(self._master_down)
+
+    def _hello(self, n: int) -> Hello:
+        # The first worker can run everything, so that nothing waits for ever.
+        has_all = n == 0
+        return Hello(
+            worker="", name=f"w{n}", host="host", pid=1, slots=self.world.dice.randint(1, 3),
+            resources=(("gpu", self.world.dice.randint(1, 2)),) if has_all else (),
+            labels=catalogue.LABELS if has_all or self.world.dice.random() < 0.5 else (),
+        )  # fmt: skip
+
+    def play(self) -> None:
+        """All of it. Raises `Violation`."""
+        world = self.world
+        self.host.boot()
+        for worker in self.workers:
+            world.after(world.dice.uniform(0.0, 0.5), worker.boot)
+        for client in self.clients:
+            self._let_act(client)
+        self._let_fail()
+        self._go_on(until=world.now + world.plan.phase_seconds)
+        self._calm_down()
+        deadline = world.now + MAX_CALM_SECONDS
+        while not self._is_over():
+            self._go_on(until=world.now + CALM_LOOK_SECONDS)
+            if world.now > deadline:
+                raise Violation(f"liveness: after {MAX_CALM_SECONDS:g} calm seconds {self._what_is_left()}")
+        invariants.check_board(self.host.master.board)
+        invariants.check_agreement(self.host.master.board, self.image)
+        invariants.check_empty(self.host.master.board)
+        self.history.check_end()
+
+    def _go_on(self, until: float) -> None:
+        world, history, host = self.world, self.history, self.host
+        while world._heap and world._heap[0][0] <= until:
+            try:
+                world.step()
+            except Crash:
+                host.crash()
+            if history.broken:
+                raise Violation(history.broken[0])
+            host.after_step()
+        world.now = max(world.now, until)
+
+    # --- phase 1 ---------------------------------------------------------------------------------------------------
+
+    def _let_act(self, client: Client) -> None:
+        def act() -> None:
+            if not self.world.is_calm:
+                self.world.counts["operations"] += 1
+                client.act()
+                self._let_act(client)
+
+        self.world.after(self.world.dice.expovariate(1.5), act)
+
+    def _let_fail(self) -> None:
+        """Faults of whole parties, about one a second."""
+
+        def fail() -> None:
+            if not self.world.is_calm:
+                self._fail_once()
+                self._let_fail()
+
+        self.world.after(self.world.dice.expovariate(1.0), fail)
+
+    def _fail_once(self) -> None:
+        world = self.world
+        dice, plan = world.dice, world.plan
+        kind = dice.random()
+        worker = dice.choice(self.workers)
+        if kind < 0.2:
+            world.fault("worker killed")
+            worker.die(seconds=dice.uniform(0.1, 8.0))
+        elif kind < 0.35:
+            world.fault("worker frozen")
+            worker.freeze(dice.choice((0.5, 3.0, 9.0, 14.0)))
+        elif kind < 0.5:
+            world.counts["drains"] += 1
+            worker.drain()
+        elif kind < 0.65:
+            world.fault("clock stepped")
+            world.wall_offset += dice.choice((-3600.0, -5.0, 5.0, 60.0))
+        elif kind < 0.75 and self.host.is_up and not self.host.is_frozen:
+            world.fault("master frozen")
+            self.host.freeze(dice.choice((0.2, 2.0, 7.0, 12.0, 25.0)))
+        elif kind < 0.82 and self.host.is_up and plan.crash_rate:
+            world.fault("master killed")
+            self.host.crash()
+        elif kind < 0.9 and self.host.is_up and not self.host.is_frozen:
+            self.host.master.committer.prune_soon()
+
+    # --- phase 2 ---------------------------------------------------------------------------------------------------
+
+    def _calm_down(self) -> None:
+        self.world.note("calm")
+        self.world.is_calm = True
+
+    def _is_over(self) -> bool:
+        if not self.host.is_up or self.host.is_frozen or self.host.held:
+            return False
+        board = self.host.master.board
+        if board.placement.paused:
+            self.clients[0].resume_queues()
+            return False
+        if self.host.master.committer._log or board.leases or board.jobs:
+            return False
+        return not any(client.waits for client in self.clients)
+
+    def _what_is_left(self) -> str:
+        board = self.host.master.board
+        jobs = {name: job.state.name for name, job in board.jobs.items()}
+        waits = {client.name: list(client.waits) for client in self.clients if client.waits}
+        return f"jobs {jobs}, leases {list(board.leases)}, waiting clients {waits}, paused {board.placement.paused}"
+
+    # --- the master comes and goes -----------------------------------------------------------------------------------
+
+    def _master_up(self) -> None:
+        for client in self.clients:
+            client.connect(self.host)
+
+    def _master_down(self) -> None:
+        for client in self.clients:
+            client.disconnect()
+        for worker in self.workers:
+            worker.master_died(is_embedded=not self.world.plan.workers_survive)
+
+
+def run(seed: int, *, is_verbose: bool = False) -> Result:
+    """Play one seed."""
+    simulation = Run(seed)
+    world = simulation.world
+    handler = Swallowed(simulation.history)
+    was_propagating, MASTER_LOG.propagate = MASTER_LOG.propagate, False
+    MASTER_LOG.addHandler(handler)
+    gc.disable()  # a run makes few cycles, and they can wait for its end
+    failure = ""
+    try:
+        simulation.play()
+    except Exception as error:
+        if is_verbose and not isinstance(error, Violation):
+            raise
+        failure = str(error) if isinstance(error, Violation) else f"exception: {error!r}"
+    finally:
+        gc.enable()
+        MASTER_LOG.removeHandler(handler)
+        MASTER_LOG.propagate = was_propagating
+    tail = world.tail(None if is_verbose else 60) if failure or is_verbose else ""
+    return Result(seed, failure, tail, world.digest(), dict(world.counts), world.now - 1000.0)

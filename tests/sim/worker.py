@@ -1,0 +1,363 @@
+"""A worker as the master may meet it: it leases, runs, reports, freezes, dies and comes back as another one.
+
+What it owes the master: it believes in its leases until `timeout` after it *sent* its last answered heartbeat (or
+registration), and kills its attempts then; it never has two polls out; a poll whose answer is lost costs it its
+incarnation, for it can't know what it was given; it repeats a report until that is answered; before it leaves it has
+reported whatever it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cluster.core.policy import is_at_most_once
+from cluster.core.records import Ending, Fence, Report, Stop
+from cluster.errors import ClusterError
+from cluster.wire.messages import Health, Hello, Poll
+from tests.sim import attempts
+from tests.sim.history import Attempt
+from tests.sim.host import TIMEOUT_SECONDS
+
+if TYPE_CHECKING:
+    from tests.sim.history import History
+    from tests.sim.host import Host
+    from tests.sim.network import Network
+    from tests.sim.world import World
+
+HEARTBEAT_SECONDS = 2.0
+RESEND_SECONDS = 0.5
+HEALTH = Health()
+
+
+class Worker:
+    """One name, one incarnation after another."""
+
+    def __init__(self, world: World, network: Network, history: History, hello: Hello) -> None:
+        self._world = world
+        self._network = network
+        self._history = history
+        self._template = hello
+        self._resources = dict(hello.resources)
+        self._incarnation = 0
+        self.id = ""
+        self.valid_until = 0.0
+        self.state = "down"  # down, joining, up, ending (runs on or reports, but takes nothing more)
+        self._frozen_until = 0.0
+        self._life = 0  # a death makes every pending event of this life meaningless
+        self.held: dict[Fence, Attempt] = {}  # in order of arrival; the begun ones run
+        self._reports: dict[Fence, Report] = {}  # unanswered
+        self._is_polling = False
+        self._is_reporting = False
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Start a new incarnation."""
+        if self.state != "down":
+            return
+        self._incarnation += 1
+        self.id = f"{self._template.name}#{self._incarnation}"
+        self.state = "joining"
+        self._is_polling = self._is_reporting = False
+        self._join(self._life)
+
+    def die(self, *, seconds: float) -> None:
+        """SIGKILL of supervisor and children; something starts it again later."""
+        self._world.note("worker dies", self.id)
+        self._drop_all()
+        self._reports.clear()
+        self.state = "down"
+        self._life += 1
+        self._frozen_until = 0.0
+        self._later(seconds, self.boot)
+
+    def freeze(self, seconds: float) -> None:
+        """SIGSTOP of the supervisor; its children run on."""
+        self._world.note("worker frozen", self.id, round(seconds, 2))
+        self._frozen_until = self._world.now + seconds
+
+    def drain(self) -> None:
+        """Go in good order, and come back as another one."""
+        if self.state == "up":
+            self._world.note("worker drains", self.id)
+            self._end(is_killing=self._world.dice.random() < 0.5)
+
+    def master_died(self, *, is_embedded: bool) -> None:
+        """The connection is gone; in embedded mode so are we."""
+        if is_embedded:
+            if self.state != "down":
+                self.die(seconds=self._world.dice.uniform(0.1, 6.0))
+        elif self.state == "joining":
+            self._restart()
+        elif self.state == "up":
+            self._end(is_killing=False)
+
+    def resume(self, action: Callable[[], None]) -> None:
+        """Act now, or once thawed."""
+        if self._world.now < self._frozen_until:
+            life = self._life
+            wait = self._frozen_until - self._world.now
+            self._world.after(wait, lambda: self.resume(action) if life == self._life else None)
+        else:
+            action()
+
+    # --- registration and heartbeats --------------------------------------------------------------------------------
+
+    def _join(self, life: int) -> None:
+        if life != self._life or self.state != "joining":
+            return
+        hello = self._template
+        hello = Hello(
+            worker=self.id, name=hello.name, host=hello.host, pid=1, slots=hello.slots, resources=hello.resources,
+            labels=hello.labels,
+        )  # fmt: skip
+        sent = self._world.now
+
+        def joined(answer: ClusterError | None) -> None:
+            if life == self._life and self.state == "joining":
+                self._world.note("worker up", self.id)
+                self.state = "up"
+                self.valid_until = sent + TIMEOUT_SECONDS
+                self._guard(life)
+                self._heartbeat(life)
+                self.poll()
+
+        def again() -> None:
+            self._join(life)
+
+        self._network.call(
+            self, lambda host: host.work.register(hello, self._waker()), joined, again, is_repeatable=True
+        )
+
+    def _heartbeat(self, life: int) -> None:
+        if life != self._life or self.state not in ("up", "ending"):
+            return
+        sent, worker = self._world.now, self.id
+
+        def renewed(answer: ClusterError | None) -> None:
+            if life != self._life:
+                return
+            if isinstance(answer, ClusterError):
+                self._disowned()
+            else:
+                self.valid_until = max(self.valid_until, sent + TIMEOUT_SECONDS)
+
+        self._network.call(
+            self, lambda host: host.work.heartbeat(worker, HEALTH), renewed, lambda: None, is_repeatable=True
+        )
+        self._later(HEARTBEAT_SECONDS, lambda: self._heartbeat(life))
+
+    def _guard(self, life: int) -> None:
+        """Kill everything once our leases may be void."""
+        if life != self._life or self.state not in ("up", "ending"):
+            return
+        left = self.valid_until - self._world.now
+        if left <= 0:
+            self._world.note("worker gives itself up", self.id)
+            self._world.counts["self-fenced"] += 1
+            self._end(is_killing=True)
+            return
+        self._later(left, lambda: self._guard(life))
+
+    def _disowned(self) -> None:
+        """The master says that it does not know us: nothing that we hold counts."""
+        self._drop_all()
+        self._reports.clear()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._life += 1
+        self.state = "down"
+        self._later(self._world.dice.uniform(0.05, 1.0), self.boot)
+
+    # --- leases ------------------------------------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Ask for work and orders."""
+        if self.state != "up" or self._is_polling:
+            return
+        self._is_polling = True
+        life, worker = self._life, self.id
+        capacity = max(0, self._template.slots + self._prefetch() - len(self.held))
+
+        def ask(host: Host) -> tuple[Poll, list[Attempt]]:
+            answer = host.work.poll(worker, capacity)
+            return answer, self._history.handed(self, answer)
+
+        def told(answer: tuple[Poll, list[Attempt]] | ClusterError) -> None:
+            if life != self._life:
+                return
+            self._is_polling = False
+            if isinstance(answer, ClusterError):
+                self._disowned()
+            elif self.state == "up":
+                self._take(*answer)
+
+        def lost() -> None:
+            if life == self._life:
+                self._is_polling = False
+                self._end(is_killing=self._world.dice.random() < 0.5)
+
+        self._network.call(self, ask, told, lost)
+
+    def _take(self, poll: Poll, new: list[Attempt]) -> None:
+        for attempt in new:
+            self.held[attempt.lease.fence] = attempt
+        self._check_resources()
+        for stop in poll.stops:
+            self._stop(stop)
+        surplus = [fence for fence, attempt in self.held.items() if not attempt.is_begun]
+        if surplus and self._world.dice.random() < 0.1:
+            self._give_back(surplus)
+        self._begin_next()
+        if poll.stops or new:
+            self.poll()
+
+    def _prefetch(self) -> int:
+        return 1 if self._world.dice.random() < 0.3 else 0
+
+    def _waker(self) -> Callable[[], None]:
+        life = self._life
+
+        def wake() -> None:
+            if life == self._life and not self._is_polling:
+                self._later(0.001, lambda: self.resume(self.poll) if life == self._life else None)
+
+        return wake
+
+    def _stop(self, stop: Stop) -> None:
+        attempt = self.held.pop(stop.fence, None)
+        if attempt is not None:
+            self._history.over(attempt)
+        self._repeat(lambda host, worker: host.work.stopped(worker, [stop.fence]))
+
+    def _give_back(self, fences: list[Fence]) -> None:
+        for fence in fences:
+            del self.held[fence]
+        self._world.counts["given back"] += len(fences)
+        self._repeat(lambda host, worker: host.work.give_back(worker, fences))
+
+    def _check_resources(self) -> None:
+        used: dict[str, int] = {}
+        for attempt in self.held.values():
+            for name, amount in attempt.lease.options.resources:
+                used[name] = used.get(name, 0) + amount
+        for name, amount in used.items():
+            if amount > self._resources.get(name, 0):
+                self._history.fail("resources", f"{self.id} has {self._resources} and is given jobs for {used}")
+
+    # --- attempts ------------------------------------------------------------------------------------------------------
+
+    def _begin_next(self) -> None:
+        running = sum(attempt.is_begun for attempt in self.held.values())
+        for attempt in list(self.held.values()):
+            if running >= self._template.slots:
+                return
+            if not attempt.is_begun:
+                running += 1
+                self._begin(attempt)
+
+    def _begin(self, attempt: Attempt) -> None:
+        self._history.begun(attempt)
+        seconds, report = attempts.play(attempt.lease, self._world.dice)
+        life, fence = self._life, attempt.lease.fence
+        self._world.after(seconds, lambda: self._finish(life, fence, report))
+
+    def _finish(self, life: int, fence: Fence, report: Report) -> None:
+        if life != self._life or fence not in self.held:
+            return
+        if self._world.now < self._frozen_until:
+            # Its child has ended; the supervisor sees that when it thaws.
+            self._world.after(self._frozen_until - self._world.now, lambda: self._finish(life, fence, report))
+            return
+        self._history.over(self.held.pop(fence))
+        self._tell(report)
+        if self.state == "up":
+            self._begin_next()
+            self.poll()
+        elif self.state == "ending" and not self.held:
+            self._leave(life)
+
+    def _tell(self, report: Report) -> None:
+        self._history.reported(report)
+        self._reports[report.fence] = report
+        self._send_reports(self._life)
+
+    def _send_reports(self, life: int) -> None:
+        if life != self._life or self._is_reporting or not self._reports:
+            return
+        self._is_reporting = True
+        worker, batch = self.id, tuple(self._reports.values())
+
+        def answered(answer: ClusterError | None) -> None:
+            if life != self._life:
+                return
+            self._is_reporting = False
+            for report in batch:
+                self._reports.pop(report.fence, None)
+            self._send_reports(life)
+
+        def lost() -> None:
+            if life == self._life:
+                self._is_reporting = False
+                self._later(RESEND_SECONDS, lambda: self._send_reports(life))
+
+        self._network.call(self, lambda host: host.work.report(worker, batch), answered, lost, is_repeatable=True)
+
+    # --- the end of an incarnation ---------------------------------------------------------------------------------------
+
+    def _end(self, *, is_killing: bool) -> None:
+        """Take nothing more; let what runs end, or kill it and say so; then leave."""
+        if self.state not in ("up", "ending"):
+            return
+        self.state = "ending"
+        for fence, attempt in list(self.held.items()):
+            if attempt.is_begun and not is_killing:
+                continue
+            del self.held[fence]
+            self._history.over(attempt)
+            # What was not begun, and what may run again, is handed back by leaving.
+            if attempt.is_begun and (is_at_most_once(attempt.lease.options) or self._world.dice.random() < 0.5):
+                self._tell(attempts.killed(attempt.lease))
+        if not self.held:
+            self._leave(self._life)
+
+    def _leave(self, life: int) -> None:
+        if life != self._life or self.state != "ending" or self.held:
+            return
+        if self._reports:
+            self._send_reports(life)
+            self._later(0.1, lambda: self._leave(life))
+            return
+        worker = self.id
+
+        def gone(answer: ClusterError | None) -> None:
+            if life == self._life and self.state == "ending":
+                self._world.note("worker left", worker)
+                self._restart()
+
+        self._network.call(
+            self, lambda host: host.work.leave(worker), gone, lambda: self._leave(life), is_repeatable=True
+        )
+
+    def _repeat(self, do: Callable[[Host, str], None]) -> None:
+        """Say it until it is answered."""
+        life, worker = self._life, self.id
+
+        def send() -> None:
+            if life == self._life:
+                self._network.call(
+                    self, lambda host: do(host, worker), lambda _: None, lambda: self._later(RESEND_SECONDS, send),
+                    is_repeatable=True,
+                )  # fmt: skip
+
+        send()
+
+    def _drop_all(self) -> None:
+        for attempt in self.held.values():
+            self._history.over(attempt)
+        self.held.clear()
+
+    def _later(self, delay: float, action: Callable[[], None]) -> None:
+        self._world.after(delay, lambda: self.resume(action))

@@ -1,0 +1,697 @@
+"""What only the durable store promises: atomic through SIGKILL, usable after faults, tamper-evident, one writer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.core.effects import QueuePaused, Record
+from cluster.core.states import JobState
+from cluster.errors import StoreError, StoreInUse, StoreTampered
+from cluster.store.sqlite import SqliteStore
+from tests.store.build import DIGEST, FUNCTION, admitted, ended, failed, leased, requeued
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(path, busy_timeout_seconds=0.05)
+    store.open()
+    yield store
+    store.close()
+
+
+def python(program: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def is_sound(path: Path) -> bool:
+    connection = sqlite3.connect(path)
+    (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
+    connection.close()
+    return bool(verdict == "ok")
+
+
+# --- SIGKILL -------------------------------------------------------------------------------------------------------
+
+KILLED_AFTER = """
+import os, signal, sys
+from pathlib import Path
+from cluster.store.sqlite import SqliteStore
+from tests.store.build import FUNCTION, admitted, ended, failed, leased, requeued
+
+class Killer:
+    def __init__(self, connection, count):
+        self.connection, self.count = connection, count
+
+    def execute(self, *statement):
+        if self.count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.count -= 1
+        return self.connection.execute(*statement)
+
+    def __getattr__(self, name):
+        return getattr(self.connection, name)
+
+store = SqliteStore(Path(sys.argv[1]))
+store.open()
+store.commit([admitted(1), admitted(2), leased("w#1", (1, 1), (2, 2))])
+store._max_rows = int(sys.argv[3])
+store._writer = Killer(store._writer, int(sys.argv[2]))
+store.commit([
+    FUNCTION, admitted(3), admitted(4), ended(1, 1, output=b"o"), failed(2, 2), leased("w#2", (4, 3)), requeued(1, 2),
+])
+print("committed")
+"""
+
+
+def outcome_of_killing(path: Path, count: int, max_rows: int) -> tuple[bool, bool]:
+    """Whether the killed process's commit had returned, and whether it is there; it must be there wholly or not."""
+    with python(KILLED_AFTER, path, count, max_rows) as process:
+        told, _ = process.communicate()
+    is_killed = process.returncode == -signal.SIGKILL
+    store = SqliteStore(path)
+    store.open()
+    jobs = {job.seq: (job.run, job.fence, job.attempts) for job in store.live_jobs()}
+    before = {1: (1, 1, 1), 2: (1, 2, 1)}
+    after = {1: (2, 0, 0), 2: (1, 0, 1), 3: (1, 4, 1), 4: (1, 0, 0)}
+    assert jobs in (before, after)
+    assert [blob.digest for blob in store.functions([DIGEST])] == ([DIGEST] if jobs == after else [])
+    assert store.output("job1") == (b"o" if jobs == after else b"")
+    store.close()
+    assert is_sound(path)
+    assert is_killed != (told == "committed\n")
+    return told == "committed\n", jobs == after
+
+
+def test_a_group_is_there_wholly_or_not_wherever_the_process_is_killed(tmp_path: Path) -> None:
+    found = [outcome_of_killing(tmp_path / f"{count}.db", count, max_rows=3) for count in range(7)]
+
+    # BEGIN, four statements, COMMIT.
+    assert found == [(False, False)] * 6 + [(True, True)]
+
+
+def test_a_group_of_one_statement_is_one_transaction(tmp_path: Path) -> None:
+    found = [outcome_of_killing(tmp_path / f"{count}.db", count, max_rows=2048) for count in range(2)]
+
+    assert found == [(False, False), (True, True)]
+
+
+COMMIT_FOREVER = """
+import itertools, sys
+from pathlib import Path
+from cluster.store.sqlite import SqliteStore
+from tests.store.build import admitted, ended
+
+store = SqliteStore(Path(sys.argv[1]))
+first = store.open().next_seq
+for group in itertools.count():
+    seqs = range(first + 50 * group, first + 50 * (group + 1))
+    store.commit([admitted(seq) for seq in seqs] + [ended(seq) for seq in seqs[::2]])
+    print(seqs[-1], flush=True)
+"""
+
+
+def test_every_acknowledged_group_survives_sigkill_at_any_instant(path: Path) -> None:
+    last = 0
+    for round_ in range(4):
+        with python(COMMIT_FOREVER, path) as process:
+            assert process.stdout is not None
+            for _ in range(3 + 7 * round_):
+                last = int(process.stdout.readline())
+            process.kill()
+            for line in process.stdout.read().splitlines():
+                last = int(line) if line else last
+
+        store = SqliteStore(path)
+        next_seq = store.open().next_seq
+        jobs = store.page(0, 10_000)
+        store.close()
+
+        assert next_seq > last
+        assert (next_seq - 1) % 50 == 0
+        assert [job.seq for job in jobs] == list(range(1, next_seq))
+        assert [job.seq for job in jobs if job.outcome] == list(range(1, next_seq, 2))
+    assert is_sound(path)
+
+
+# --- faults of the disk, and other programs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_rows", [1, 2048])
+def test_a_full_disk_is_told_and_the_same_commit_works_once_there_is_room(
+    store: SqliteStore, path: Path, max_rows: int
+) -> None:
+    store._max_rows = max_rows
+    store.commit([admitted(1), leased("w#1", (1, 1))])
+    writer: Any = store._writer
+    (pages,) = writer.execute("PRAGMA page_count").fetchone()
+    writer.execute(f"PRAGMA max_page_count = {pages}")
+    group: list[Record] = [admitted(2, args=b"x" * 100_000), ended(1, 1)]
+
+    with pytest.raises(StoreError, match="the disk is full; free some space"):
+        store.commit(group)
+
+    assert store.find("job2") is None
+    assert store.outcome("job1") is None
+    writer.execute("PRAGMA max_page_count = 1000000")
+    store.commit(group)
+    assert store.outcome("job1") is not None
+    store.close()
+    store.open()
+    assert [job.seq for job in store.live_jobs()] == [2]
+    store.close()
+    assert is_sound(path)
+
+
+SHORT_WRITES = """
+import resource, sys
+from pathlib import Path
+from cluster.errors import StoreError
+from cluster.store.sqlite import SqliteStore
+from tests.store.build import admitted, ended
+
+path = Path(sys.argv[1])
+store = SqliteStore(path)
+store.open()
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+store._max_rows = 4
+refused = 0
+for round_ in range(40):
+    group = [admitted(round_ + 1, args=b"x" * 20_000)] + ([ended(round_)] if round_ else [])
+    log = path.with_name("runs.db-wal").stat().st_size
+    # The write that crosses this line is cut short there.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log + 1777 * round_, hard))
+    try:
+        store.commit(group)
+    except StoreError as error:
+        assert "the disk" in str(error), error
+        refused += 1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        store.commit(group)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+print(refused)
+store.close()
+"""
+
+
+def test_a_write_cut_short_anywhere_is_told_and_harms_nothing(path: Path) -> None:
+    with python(SHORT_WRITES, path) as process:
+        told, _ = process.communicate()
+
+    assert process.returncode == 0
+    assert 10 < int(told) < 40
+    store = SqliteStore(path)
+    store.open()
+    assert [(job.seq, job.state) for job in store.page(0, 100)] == [
+        *((seq, JobState.COMPLETED) for seq in range(1, 40)),
+        (40, None),
+    ]
+    store.close()
+    assert is_sound(path)
+
+
+def test_another_program_that_holds_the_write_lock_delays_a_commit_only_so_long(store: SqliteStore, path: Path) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreError, match=r"another program has held its write lock for 0.05 s; .*fuser"):
+        store.commit([admitted(1)])
+
+    assert store.find("job1") is None
+    other.execute("ROLLBACK")
+    other.close()
+    store.commit([admitted(1)])
+    assert store.find("job1") is not None
+
+
+def test_a_long_read_of_another_program_delays_nothing(store: SqliteStore, path: Path) -> None:
+    store.commit([admitted(1)])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM jobs").fetchall()
+
+    store.commit([admitted(2)])
+
+    assert store.find("job2") is not None
+    other.close()
+
+
+def test_a_defect_of_the_board_is_told_and_nothing_is_kept(store: SqliteStore) -> None:
+    store.commit([admitted(1, key="once")])
+
+    with pytest.raises(StoreError, match="UNIQUE constraint failed"):
+        store.commit([admitted(2), admitted(3, key="once")])
+
+    assert [job.seq for job in store.live_jobs()] == [1]
+
+
+def test_a_closed_store_says_so(store: SqliteStore) -> None:
+    store.close()
+
+    for use in (lambda: store.commit([admitted(1)]), lambda: store.find("job1"), lambda: list(store.live_jobs())):
+        with pytest.raises(StoreError, match="not open"):
+            use()
+
+
+def test_an_opening_that_fails_leaves_the_store_free(path: Path) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(b"garbage")
+    store = SqliteStore(path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="not a cluster store"):
+            store.open()
+
+    path.unlink()
+
+    assert store.open().epoch == 1
+    store.close()
+
+
+# --- one holder ------------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+from cluster.store.sqlite import SqliteStore
+from tests.store.build import admitted
+
+store = SqliteStore(Path(sys.argv[1]))
+store.open()
+store.commit([admitted(1)])
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_second_cluster_is_refused_until_the_first_is_dead(path: Path) -> None:
+    store = SqliteStore(path)
+    with python(HOLD, path) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(StoreInUse, match=f"process {process.pid} "):
+            store.open()
+        process.kill()
+
+    assert store.open().next_seq == 2
+    store.close()
+
+
+def test_a_second_store_object_in_this_process_is_refused_and_harms_nothing(store: SqliteStore, path: Path) -> None:
+    with pytest.raises(StoreInUse, match="this very process"):
+        SqliteStore(path).open()
+
+    store.commit([admitted(1)])
+    assert store.find("job1") is not None
+
+
+FORK = """
+import os, sys
+from pathlib import Path
+from cluster.errors import StoreError
+from cluster.store.sqlite import SqliteStore
+from tests.store.build import admitted
+
+path = Path(sys.argv[1])
+store = SqliteStore(path)
+store.open()
+store.commit([admitted(1)])
+child = os.fork()
+if child == 0:
+    for use in (lambda: store.commit([admitted(2)]), lambda: store.find("job1"), SqliteStore(path).open):
+        try:
+            use()
+        except StoreError as error:
+            print(error, flush=True)
+    store.close()
+    store.close()
+    sys.exit(0)
+os.waitpid(child, 0)
+store.commit([admitted(3)])
+print([job.seq for job in store.live_jobs()], flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_forked_child_can_neither_use_nor_harm_the_store(path: Path) -> None:
+    with python(FORK, path) as process:
+        told, _ = process.communicate()
+
+    lines = told.splitlines()
+    assert "belongs to the parent process" in lines[0]
+    assert "belongs to the parent process" in lines[1]
+    assert f"process {process.pid} " in lines[2]
+    assert lines[3] == "[1, 3]"
+    store = SqliteStore(path)
+    store.open()
+    assert [job.seq for job in store.live_jobs()] == [1, 3]
+    store.close()
+    assert is_sound(path)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_readers_in_any_thread_see_whole_groups_while_one_commits(store: SqliteStore) -> None:
+    store.commit([admitted(1)])
+    done = threading.Event()
+    faults: list[object] = []
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                jobs = store.page(0, 10_000)
+                ended_ones = sum(1 for job in jobs if job.outcome)
+                if len(jobs) != 1 + 2 * ended_ones:
+                    faults.append((len(jobs), ended_ones))
+                store.find("job1")
+                store.history("job2")
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for seq in range(2, 400, 2):
+        store.commit([admitted(seq), admitted(seq + 1), ended(seq)])
+    done.set()
+    for thread in threads:
+        thread.join(timeout=30)
+
+    assert faults == []
+
+
+# --- size and shape --------------------------------------------------------------------------------------------------
+
+
+def test_a_group_of_any_size_is_written(store: SqliteStore) -> None:
+    seq = 0
+    for count in (1, 2, 3, 5, 7, 100, 1025, 2047, 2048, 2049, 5000):
+        store.commit([admitted(seq := seq + 1) for _ in range(count)])
+
+    assert [job.seq for job in store.live_jobs()] == list(range(1, seq + 1))
+
+
+def test_live_jobs_are_read_in_bounded_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.store.sqlite.LIVE_JOBS_PER_READ", 3)
+    monkeypatch.setattr("cluster.store.sqlite.MAX_BYTES_PER_READ", 5000)
+    store.commit([admitted(seq, args=b"x" * (3000 if seq > 4 else 1)) for seq in range(1, 10)])
+    sizes = []
+    real_read = store._read_live
+
+    def read_live(after: int) -> tuple[list[Any], int | None]:
+        found, more = real_read(after)
+        sizes.append(len(found))
+        return found, more
+
+    monkeypatch.setattr(store, "_read_live", read_live)
+
+    assert [job.seq for job in store.live_jobs()] == list(range(1, 10))
+    assert sizes == [3, 3, 2, 1]
+
+
+def test_a_written_payload_is_not_kept_in_memory(store: SqliteStore) -> None:
+    big = os.urandom(32 << 20)
+    before = resident()
+
+    for count in (1, 2, 3, 5, 7):
+        store.commit([admitted(count, args=big), *(admitted(100 * count + each) for each in range(count))])
+
+    assert resident() - before < 3 * len(big)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_lease_rows_do_not_pile_up(store: SqliteStore, path: Path) -> None:
+    for seq in range(1, 200, 2):
+        store.commit([admitted(seq), admitted(seq + 1), leased("w#1", (seq, seq), (seq + 1, seq + 1))])
+        store.commit([ended(seq, seq), failed(seq + 1, seq + 1)])
+
+    assert rows_of(path, "leases") == 0
+
+
+def test_a_lease_row_left_by_a_crash_is_cleared_at_the_next_opening(store: SqliteStore, path: Path) -> None:
+    store.commit([admitted(1), admitted(2), leased("w#1", (1, 1), (2, 2))])
+    connection = sqlite3.connect(path)
+    (row,) = connection.execute("SELECT * FROM leases").fetchall()
+    store.commit([ended(1, 1), failed(2, 2)])
+    connection.execute("INSERT INTO leases VALUES (?, ?, ?, ?)", row)
+    connection.commit()
+    connection.close()
+
+    store.close()
+    store.open()
+
+    assert rows_of(path, "leases") == 0
+    assert [job.fence for job in store.live_jobs()] == [0]
+
+
+def test_nothing_of_a_pruned_job_stays(store: SqliteStore, path: Path) -> None:
+    store.commit([FUNCTION, admitted(1), failed(1, 1, output=b"o"), ended(1, 2, state=JobState.DEAD_LETTER)])
+    store.commit([requeued(1, 2), ended(1, 3, run=2, keep_until=5.0, output=b"o")])
+
+    for _ in range(2):
+        store.prune(6.0, lambda _job: False)
+
+    tables = ("functions", "jobs", "outcomes", "attempts", "outputs", "requeues", "leases", "queues")
+    assert {table: rows_of(path, table) for table in tables} == dict.fromkeys(tables, 0)
+
+
+def test_a_job_requeued_while_prune_asks_is_not_dropped(store: SqliteStore) -> None:
+    store.commit([admitted(1), ended(1, keep_until=5.0)])
+
+    def requeue_meanwhile(_job: str) -> bool:
+        store.commit([requeued(1, 2)])
+        return False
+
+    store.prune(6.0, requeue_meanwhile)
+
+    assert [(job.seq, job.run) for job in store.live_jobs()] == [(1, 2)]
+
+
+def test_a_long_prune_goes_round_the_store_in_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.store.sqlite.PRUNE_WINDOW_ROWS", 3)
+    store.commit([admitted(seq) for seq in range(1, 11)])
+    store.commit([ended(seq, keep_until=5.0 if seq % 2 else 50.0) for seq in range(1, 11)])
+
+    dropped = [store.prune(6.0, lambda job: job == "job1") for _ in range(6)]
+
+    assert sum(dropped) == 4
+    assert [job.seq for job in store.page(0, 20)] == [1, 2, 4, 6, 8, 10]
+
+
+def rows_of(path: Path, table: str) -> int:
+    connection = sqlite3.connect(path)
+    (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    connection.close()
+    return int(count)
+
+
+# --- tampering -------------------------------------------------------------------------------------------------------
+
+LONG = b"long payload " * 500
+
+
+@pytest.fixture
+def filled(store: SqliteStore) -> SqliteStore:
+    """Every table has a row: job1 has ended twice, job2 is out, job3 waits, both for a long time."""
+    store.commit([FUNCTION, QueuePaused("gpu", paused=True)])
+    store.commit([admitted(1), admitted(2, args=LONG), admitted(3, key="once")])
+    store.commit([failed(1, 1, output=b"one"), ended(1, 2, state=JobState.DEAD_LETTER), requeued(1, 2)])
+    store.commit([ended(1, 4, run=2, payload=LONG, output=b"two"), failed(2, 5), leased("w#1", (9, 2), attempt=2)])
+    return store
+
+
+def tamper(store: SqliteStore, statement: str) -> None:
+    """Change the file while the store is closed, and open it again."""
+    store.close()
+    connection = sqlite3.connect(store._files.database, isolation_level=None)
+    assert connection.execute(statement).rowcount == 1
+    connection.close()
+    store.open()
+
+
+FLIP = "CAST(substr({0}, 1, length({0}) - 1) || CASE substr({0}, -1) WHEN x'41' THEN x'42' ELSE x'41' END AS BLOB)"
+
+
+def flip(column: str) -> str:
+    """SQL that changes the last byte of a column."""
+    return f"{column} = {FLIP.format(column)}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(flip, ("function", "body", "args_digest", "args", "mac")),
+        "id = 'job7'",
+        "id = CAST(x'ff' AS TEXT)",
+        "key = 'mine'",
+        "seq = 77",
+        "args = x''",
+        "args_digest = NULL",
+        "args_digest = NULL, args = x''",
+    ],
+)
+def test_a_tampered_job_is_named_and_neither_run_nor_answered(filled: SqliteStore, change: str) -> None:
+    tamper(filled, f"UPDATE jobs SET {change} WHERE seq = 2")
+
+    assert [job.seq for job in filled.live_jobs()] == [3]
+    assert len(filled.tampered) == 1
+    assert "is not what this cluster wrote" in filled.tampered[0]
+    for job in ("job2", "job7"):
+        if rows_with_id(filled, job):
+            with pytest.raises(StoreTampered):
+                filled.find(job)
+
+
+def rows_with_id(store: SqliteStore, job: str) -> int:
+    connection = sqlite3.connect(store._files.database)
+    (count,) = connection.execute("SELECT count(*) FROM jobs WHERE id = ?", (job,)).fetchone()
+    connection.close()
+    return int(count)
+
+
+def test_arguments_moved_from_one_job_to_another_are_found(filled: SqliteStore) -> None:
+    tamper(filled, "UPDATE jobs SET args = (SELECT args FROM jobs WHERE seq = 2) WHERE seq = 3")
+
+    assert [job.seq for job in filled.live_jobs()] == [2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*map(flip, ("body", "payload_digest", "payload", "mac")), "state = 12", "keep_until = 0", "payload = x''"],
+)
+def test_a_tampered_outcome_is_never_answered(filled: SqliteStore, change: str) -> None:
+    tamper(filled, f"UPDATE outcomes SET {change} WHERE seq = 1 AND run = 2")
+
+    for read in (filled.outcome, filled.find):
+        with pytest.raises(StoreTampered, match="job 'job1' is not what this cluster wrote"):
+            read("job1")
+
+
+def test_an_outcome_moved_from_one_job_to_another_is_found(filled: SqliteStore) -> None:
+    tamper(filled, "UPDATE outcomes SET seq = 3, run = 1 WHERE seq = 1 AND run = 2")
+
+    assert [job.seq for job in filled.live_jobs()] == [1, 2]
+    with pytest.raises(StoreTampered):
+        filled.outcome("job3")
+
+
+def test_a_listing_leaves_tampered_jobs_out(filled: SqliteStore) -> None:
+    tamper(filled, f"UPDATE outcomes SET {flip('body')} WHERE seq = 1 AND run = 2")
+
+    assert [job.seq for job in filled.page(0, 10)] == [2, 3]
+    assert filled.tampered == [
+        "the outcome of run 2 of job 'job1' is not what this cluster wrote; it is left out of everything"
+    ]
+
+
+@pytest.mark.parametrize("change", [flip("body"), flip("mac"), "fence = 6", "fence = fence + 100"])
+def test_a_tampered_attempt_keeps_its_job_from_being_run(filled: SqliteStore, change: str) -> None:
+    tamper(filled, f"UPDATE attempts SET {change} WHERE seq = 2")
+
+    assert [job.seq for job in filled.live_jobs()] == [3]
+    with pytest.raises(StoreTampered):
+        filled.history("job2")
+
+
+def test_a_planted_requeue_does_not_run_an_ended_job_again(filled: SqliteStore) -> None:
+    tamper(filled, "INSERT INTO requeues SELECT seq, 3, at, mac FROM requeues WHERE seq = 1")
+
+    assert [job.seq for job in filled.live_jobs()] == [2, 3]
+    with pytest.raises(StoreTampered, match="requeue 3 of job 'job1'"):
+        filled.find("job1")
+
+
+@pytest.mark.parametrize("change", [flip("output"), flip("mac"), "run = 7"])
+def test_tampered_output_is_never_answered(filled: SqliteStore, change: str) -> None:
+    tamper(filled, f"UPDATE outputs SET {change} WHERE seq = 1 AND run = 1")
+
+    with pytest.raises(StoreTampered, match="the output of run"):
+        filled.output("job1")
+
+
+@pytest.mark.parametrize("change", [*map(flip, ("body", "code", "mac")), "digest = x'00'"])
+def test_a_tampered_function_is_named_and_left_out(filled: SqliteStore, change: str) -> None:
+    tamper(filled, f"UPDATE functions SET {change}")
+
+    assert list(filled.functions([DIGEST, b"\0"])) == []
+    assert len(filled.tampered) == 1
+    assert filled.tampered[0].startswith("function ")
+
+
+def test_a_tampered_long_function_is_left_out(store: SqliteStore) -> None:
+    blob = type(FUNCTION.blob)(DIGEST, LONG, "3.11", "3.0", "f")
+    store.commit([type(FUNCTION)(blob)])
+
+    tamper(store, f"UPDATE functions SET {flip('code')}")
+
+    assert list(store.functions([DIGEST])) == []
+
+
+@pytest.mark.parametrize("change", [flip("body"), flip("mac"), "worker = 'mallory#1'", "first_fence = 1"])
+def test_a_tampered_lease_is_named_at_opening_and_holds_nothing(filled: SqliteStore, change: str) -> None:
+    tamper(filled, f"UPDATE leases SET {change}")
+
+    assert [(job.seq, job.fence) for job in filled.live_jobs()] == [(2, 0), (3, 0)]
+    filled.close()
+    opening = filled.open()
+    assert len(opening.tampered) == 1
+    assert opening.tampered[0].startswith("the lease batch")
+
+
+@pytest.mark.parametrize("change", ["name = 'default'", flip("mac")])
+def test_a_tampered_pause_is_named_and_pauses_nothing(filled: SqliteStore, change: str) -> None:
+    tamper(filled, f"UPDATE queues SET {change}")
+
+    filled.close()
+    opening = filled.open()
+    assert opening.paused == ()
+    assert opening.tampered[0].startswith("the paused queue")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"UPDATE meta SET {flip('body')} WHERE name = 'epoch'",
+        f"UPDATE meta SET {flip('body')} WHERE name = 'marks'",
+        "UPDATE meta SET body = (SELECT body FROM meta WHERE name = 'epoch') WHERE name = 'marks'",
+        "DELETE FROM meta WHERE name = 'epoch'",
+        "DELETE FROM meta WHERE name = 'marks'",
+    ],
+)
+def test_a_store_that_can_not_tell_its_epoch_is_not_opened(filled: SqliteStore, statement: str) -> None:
+    with pytest.raises(StoreTampered, match="fences could repeat"):
+        tamper(filled, statement)
+
+
+def test_sentences_on_tampered_rows_are_bounded(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.store.sqlite.MAX_TAMPERED_NAMED", 2)
+    store.commit([admitted(seq) for seq in (1, 2, 3)])
+    store.close()
+    connection = sqlite3.connect(store._files.database)
+    connection.execute("UPDATE jobs SET mac = x'00'")
+    connection.commit()
+    connection.close()
+    store.open()
+
+    assert list(store.live_jobs()) == []
+    assert len(store.tampered) == 2

@@ -1,0 +1,403 @@
+"""What a job finds around it, what it prints, and what it can't spoil for the next one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.core.records import Ending
+from cluster.worker.job_context import current_job
+from tests.worker.gate import Gate
+from tests.worker.recording_desk import RecordingDesk, a_worker
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[RecordingDesk]:
+    # One slot, so that each job runs in the process of the one before.
+    with a_worker(slots=1) as (desk, _):
+        yield desk
+
+
+def output_of(desk: RecordingDesk, fence: int) -> bytes:
+    return desk.report_of(fence).output
+
+
+def _read_stdin() -> str:
+    # Looked up there, for the pickle must not hold ours.
+    return sys.stdin.read()
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_job_prints_is_its_own(desk: RecordingDesk) -> None:
+    fences = [desk.put(lambda n: print("job", n) or n, n) for n in range(20)]
+
+    assert [output_of(desk, fence) for fence in fences] == [b"job %d\n" % n for n in range(20)]
+
+
+def test_an_unfinished_line_belongs_to_the_job_that_began_it(desk: RecordingDesk) -> None:
+    first = desk.put(lambda: print("no end", end=""))
+    second = desk.put(lambda: print("next"))
+
+    assert output_of(desk, first) == b"no end"
+    assert output_of(desk, second) == b"next\n"
+
+
+def test_c_code_and_subprocesses_are_heard_and_both_streams(desk: RecordingDesk) -> None:
+    def speak() -> None:
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        libc.printf(b"from C\n")
+        subprocess.run(["/bin/sh", "-c", "echo from a shell"], check=True)
+        print("from stderr", file=sys.stderr)
+        os.write(1, b"raw\n")
+
+    assert output_of(desk, desk.put(speak)) == b"from C\nfrom a shell\nfrom stderr\nraw\n"
+
+
+def test_bytes_that_are_no_text_arrive_as_they_are(desk: RecordingDesk) -> None:
+    junk = bytes(range(256)) * 4
+
+    assert output_of(desk, desk.put(os.write, 1, junk)) == junk
+
+
+def test_text_that_has_no_encoding_is_escaped_and_not_an_error(desk: RecordingDesk) -> None:
+    report = desk.report_of(desk.put(print, "\udcff"))
+
+    assert report.ending is Ending.SUCCEEDED
+    assert report.output == b"\\udcff\n"
+
+
+def test_much_output_keeps_its_ends(desk: RecordingDesk) -> None:
+    def shout() -> None:
+        for number in range(100_000):
+            print(number)
+
+    text = output_of(desk, desk.put(shout))
+
+    assert text.startswith(b"0\n1\n2\n")
+    assert text.endswith(b"99998\n99999\n")
+    assert b" bytes cut ...]" in text
+    assert 65536 <= len(text) < 65536 + 100
+
+
+def test_a_flood_neither_blocks_the_job_nor_fills_memory(desk: RecordingDesk) -> None:
+    def flood() -> int:
+        peak = 0
+        for _ in range(300):
+            os.write(1, b"x" * (1 << 20))
+            peak = max(peak, os.fstat(1).st_size)
+        os.write(1, b"the end")
+        return peak
+
+    fence = desk.put(flood)
+
+    assert desk.result_of(fence) < 300 << 20
+    report = desk.reports[fence]
+    assert report.output.endswith(b"xthe end")
+    assert len(report.output) < 66_000
+
+
+def test_the_words_of_a_job_that_died_are_kept(desk: RecordingDesk) -> None:
+    def die() -> None:
+        print("last words")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    report = desk.report_of(desk.put(die))
+
+    assert report.output == b"last words\n"
+    assert report.certificate is not None
+    assert report.certificate.output_tail == "last words"
+    assert output_of(desk, desk.put(print, "next")) == b"next\n"
+
+
+def test_standard_input_is_empty(desk: RecordingDesk) -> None:
+    assert desk.result_of(desk.put(_read_stdin)) == ""
+
+
+# --- surroundings -----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_runs_where_its_parent_does_and_finds_its_modules(desk: RecordingDesk) -> None:
+    assert desk.result_of(desk.put(os.getcwd)) == str(Path.cwd())
+    assert desk.result_of(desk.put(lambda: list(sys.path))) == sys.path
+
+
+def test_working_directory_and_module_path_can_be_given(tmp_path: Path) -> None:
+    (tmp_path / "only_here_for_the_worker.py").write_text("ANSWER = 42\n")
+    with a_worker(slots=1, directory=str(tmp_path), sys_path=(str(tmp_path), *sys.path)) as (desk, _):
+        assert desk.result_of(desk.put(os.getcwd)) == str(tmp_path)
+        assert desk.result_of(desk.put("only_here_for_the_worker:ANSWER.bit_length")) == 6
+
+
+def test_a_working_directory_that_is_gone_is_no_obstacle(tmp_path: Path) -> None:
+    with a_worker(slots=1, directory=str(tmp_path / "gone")) as (desk, _):
+        assert desk.result_of(desk.put(abs, -1)) == 1
+
+
+def test_a_job_is_handed_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER_AUTHKEY_FILE", "keys/client.key")
+    monkeypatch.setenv("HARMLESS", "yes")
+    with a_worker(slots=1) as (desk, _):
+        environment = desk.result_of(desk.put(lambda: dict(os.environ)))
+
+    assert environment["HARMLESS"] == "yes"
+    assert not [name for name in environment if name.startswith("CLUSTER_")]
+
+
+def test_numeric_libraries_are_told_to_share_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    with a_worker(slots=1) as (desk, _):
+        environment = desk.result_of(desk.put(lambda: dict(os.environ)))
+
+    assert environment["OMP_NUM_THREADS"] == str(len(os.sched_getaffinity(0)))
+    assert environment["MKL_NUM_THREADS"] == "7"
+
+
+def test_children_do_not_share_their_random_numbers_or_keys() -> None:
+    def secrets() -> tuple[float, bytes]:
+        import multiprocessing
+
+        return random.random(), bytes(multiprocessing.current_process().authkey)
+
+    def die(code: int) -> None:
+        os._exit(code)
+
+    with a_worker(slots=1) as (desk, _):
+        first = desk.result_of(desk.put(secrets))
+        desk.report_of(desk.put(die, 1))
+        second = desk.result_of(desk.put(secrets))
+
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+
+
+def test_main_is_an_empty_module(desk: RecordingDesk) -> None:
+    def look() -> tuple[str, bool]:
+        import __main__
+
+        return __main__.__name__, hasattr(__main__, "__file__")
+
+    assert desk.result_of(desk.put(look)) == ("__main__", False)
+
+
+def test_ctrl_c_does_not_reach_a_job(desk: RecordingDesk) -> None:
+    def interrupt_all() -> str:
+        os.killpg(0, signal.SIGINT)
+        return "went on"
+
+    assert desk.result_of(desk.put(interrupt_all)) == "went on"
+
+
+def test_the_kernel_takes_a_job_before_the_program(desk: RecordingDesk) -> None:
+    assert int(desk.result_of(desk.put(lambda: Path("/proc/self/oom_score_adj").read_text()))) >= 300
+
+
+def test_a_child_holds_no_descriptor_of_anybody_else(desk: RecordingDesk) -> None:
+    def held() -> list[str]:
+        # The listing's own descriptor is gone when its link is read.
+        links = []
+        for entry in Path("/proc/self/fd").iterdir():
+            try:
+                links.append(str(entry.readlink()))
+            except OSError:
+                continue
+        return sorted(link.partition(":")[0] for link in links)
+
+    # Ours: the socket, the output file (as 1, 2 and itself), the working directory, /dev/null.
+    cwd = str(Path.cwd())
+    assert sorted(desk.result_of(desk.put(held))) == sorted([cwd, os.devnull, "socket", *["/memfd"] * 3])
+
+
+# --- what a job can't spoil -------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_closes_and_redirects_everything_spoils_nothing(desk: RecordingDesk) -> None:
+    def wreck() -> None:
+        os.closerange(0, 21)
+
+    def redirect() -> None:
+        import io
+
+        sys.stdout = io.StringIO()
+        sys.stderr.close()
+
+    for how in (wreck, redirect):
+        assert desk.report_of(desk.put(how)).ending is Ending.SUCCEEDED
+        assert output_of(desk, desk.put(print, "still here")) == b"still here\n"
+        assert output_of(desk, desk.put(os.write, 2, b"here too")) == b"here too"
+    assert desk.result_of(desk.put(_read_stdin)) == ""
+
+
+def test_directory_and_umask_are_put_back(desk: RecordingDesk, tmp_path: Path) -> None:
+    def wander() -> None:
+        os.chdir(tmp_path)
+        os.umask(0)
+
+    def umask() -> int:
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask
+
+    before = desk.result_of(desk.put(umask))
+    desk.result_of(desk.put(wander))
+
+    assert desk.result_of(desk.put(os.getcwd)) == str(Path.cwd())
+    assert desk.result_of(desk.put(umask)) == before
+
+
+def test_processes_that_jobs_left_are_reaped_in_the_end(desk: RecordingDesk) -> None:
+    def orphan() -> None:
+        if os.fork() == 0:
+            os._exit(0)
+
+    def count() -> int:
+        return len(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    desk.result_of(desk.put(orphan))
+    for _ in range(64):
+        desk.result_of(desk.put(abs, -1))
+
+    assert desk.result_of(desk.put(count)) == 0
+
+
+# --- big things, functions, context -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [100_000, 200_000, 50_000_000])
+def test_big_arguments_and_results_travel_whole(desk: RecordingDesk, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+
+    assert desk.result_of(desk.put(lambda given: given[::-1], data)) == data[::-1]
+
+
+def test_a_result_above_the_bound_is_refused_and_the_child_lives() -> None:
+    with a_worker(slots=1, max_result_bytes=1_000_000) as (desk, supervisor):
+        report = desk.report_of(desk.put(lambda: b"x" * 2_000_000))
+
+        assert report.ending is Ending.UNPICKLABLE
+        assert report.certificate is not None
+        assert "more than the 1,000,000 that a job may return" in report.certificate.reason
+        assert supervisor.statistics().slots[0].crashes == 0
+
+
+def test_more_functions_than_a_child_keeps_all_run(desk: RecordingDesk) -> None:
+    functions = [desk.function(functools.partial(pow, n), reusable=n % 2 == 0) for n in range(600)]
+
+    for _ in range(2):
+        fences = [desk.put(function, 2) for function in functions]
+        assert [desk.result_of(fence) for fence in fences] == [n * n for n in range(600)]
+
+
+def test_a_function_that_may_not_be_reused_starts_afresh_each_time(desk: RecordingDesk) -> None:
+    calls: list[int] = []
+
+    def count() -> int:
+        calls.append(1)
+        return len(calls)
+
+    kept, fresh = desk.function(count, reusable=True), desk.function(count)
+
+    assert [desk.result_of(desk.put(kept)) for _ in range(3)] == [1, 2, 3]
+    assert [desk.result_of(desk.put(fresh)) for _ in range(3)] == [1, 1, 1]
+
+
+def test_another_python_s_function_is_refused_unread(desk: RecordingDesk) -> None:
+    report = desk.report_of(desk.put(desk.function(abs, python="3.2"), -1))
+
+    assert report.ending is Ending.ENVIRONMENT
+    assert report.certificate is not None
+    assert "3.2" in report.certificate.reason
+
+
+def test_a_job_among_the_arguments_is_replaced_by_its_result(desk: RecordingDesk) -> None:
+    import pickle
+
+    import cloudpickle
+
+    class Reference:
+        def __reduce__(self) -> Any:
+            from cluster.wire.dependency import result_of
+
+            return result_of, ("job-x",)
+
+    payload = cloudpickle.dumps(((Reference(), 1), {}))
+    function = desk.function(lambda a, b: a + b)
+
+    given = desk.put(function, payload=payload, inputs=(("job-x", pickle.dumps(41)),))
+    missing = desk.report_of(desk.put(function, payload=payload))
+
+    assert desk.result_of(given) == 42
+    assert missing.ending is Ending.UNPICKLABLE
+    assert missing.certificate is not None
+    assert "job-x" in missing.certificate.reason
+
+
+def test_a_job_knows_itself_and_that_it_is_one(desk: RecordingDesk) -> None:
+    def who() -> tuple[object, ...]:
+        from cluster.wire import dependency
+
+        job = current_job()
+        return job.id, job.run, job.attempt, job.fence, job.deadline is not None, dependency.inside_job
+
+    fence = desk.put(who, timeout=60, attempt=3, run=2)
+
+    assert desk.result_of(fence) == (f"job-{fence}", 2, 3, fence, True, True)
+
+
+def test_progress_reaches_the_desk_and_the_log_the_output(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+
+    def work() -> None:
+        current_job().progress(1, 2, "half")
+        current_job().log.warning("half way")
+        gate.pass_through()
+
+    with a_worker(slots=1) as (desk, _):
+        fence = desk.put(work)
+        gate.wait_entered()
+        desk.wait(lambda: desk.heard)
+        gate.release()
+
+        assert (desk.heard[0].fence, desk.heard[0].done, desk.heard[0].note) == (fence, 1.0, "half")
+        assert output_of(desk, fence).endswith(b" WARNING half way\n")
+
+
+def test_a_coroutine_function_is_run(desk: RecordingDesk) -> None:
+    async def add(x: int) -> int:
+        import asyncio
+
+        await asyncio.sleep(0)
+        return x + 1
+
+    assert desk.result_of(desk.put(add, 1)) == 2
+
+
+def test_a_raised_job_s_certificate_tells_time_and_memory(desk: RecordingDesk) -> None:
+    def fail() -> None:
+        sum(range(1_000_000))
+        print("tail")
+        raise ValueError("v")
+
+    report = desk.report_of(desk.put(fail))
+
+    certificate = report.certificate
+    assert certificate is not None
+    assert certificate.cpu_seconds > 0.001
+    assert certificate.seconds > 0.001
+    assert certificate.started > 1_000_000_000
+    assert certificate.peak_memory > 1_000_000
+    assert certificate.output_tail == "tail"
+    assert certificate.error_types[0] == "builtins.ValueError"

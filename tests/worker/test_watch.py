@@ -1,0 +1,82 @@
+"""Nobody waits behind another for long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.worker.supervisor import Supervisor
+from tests.worker.gate import Gate
+from tests.worker.recording_desk import RecordingDesk, a_worker
+
+
+def work(gate: Gate | None) -> int:
+    """Quick without a gate; with one, as long as the test likes. The worker can't know which it gets."""
+    return gate.pass_through() if gate is not None else 0
+
+
+def teach(desk: RecordingDesk, supervisor: Supervisor) -> bytes:
+    """A function that the worker has learnt to be quick, so that it queues many behind one another."""
+    assert supervisor.wait_ready(20)
+    function = desk.function(work, reusable=True)
+    for _ in range(30):
+        desk.result_of(desk.put(function, None))
+    return function
+
+
+def test_jobs_behind_one_that_turned_out_long_are_taken_to_an_idle_slot(tmp_path: Path) -> None:
+    with a_worker(slots=2) as (desk, supervisor):
+        function = teach(desk, supervisor)
+        gate = Gate(tmp_path)
+
+        leases = [desk.lease(function, _call(gate)), *(desk.lease(function, _call(None)) for _ in range(40))]
+        slow, *quick = desk.put_leases(leases)
+        gate.wait_entered()
+
+        assert [desk.result_of(fence) for fence in quick] == [0] * 40
+        assert slow not in desk.reports
+        gate.release()
+        desk.result_of(slow)
+
+
+def test_jobs_behind_long_ones_in_every_slot_are_given_back(tmp_path: Path) -> None:
+    with a_worker(slots=2) as (desk, supervisor):
+        function = teach(desk, supervisor)
+        gate = Gate(tmp_path)
+
+        leases = [desk.lease(function, _call(gate)) for _ in range(2)]
+        leases += [desk.lease(function, _call(None)) for _ in range(20)]
+        slow = desk.put_leases(leases)[:2]
+        for _ in slow:
+            gate.wait_entered()
+
+        desk.wait(lambda: desk.waiting == 20)
+        gate.release(2)
+
+        for lease in leases:
+            desk.result_of(lease.fence)
+        assert not set(desk.gave_back) & set(slow)
+
+
+def test_short_jobs_are_queued_in_the_child(tmp_path: Path) -> None:
+    with a_worker(slots=1) as (desk, supervisor):
+        function = teach(desk, supervisor)
+        polls: list[int] = []
+        poll = desk.poll
+
+        def counting_poll(worker: str, capacity: int) -> object:
+            polls.append(capacity)
+            return poll(worker, capacity)
+
+        desk.poll = counting_poll  # type: ignore[method-assign, assignment]
+        fences = desk.put_leases([desk.lease(function, _call(None)) for _ in range(500)])
+        for fence in fences:
+            desk.result_of(fence)
+
+        assert max(polls) > 10
+        assert len(polls) < 200
+
+
+def _call(gate: Gate | None) -> bytes:
+    import pickle
+
+    return pickle.dumps(((gate,), {}))
