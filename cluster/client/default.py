@@ -20,7 +20,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from cluster.client import forks
 from cluster.client.options import SubmitOptions
 from cluster.errors import ClusterError, MasterUnavailable
 from cluster.wire import dependency
@@ -92,14 +91,12 @@ def _make_embedded() -> Cluster:
         raise ClusterError("no default cluster can be made: import the package `cluster`, not one of its rooms alone")
     _embedded = _factory()
     # After whatever the kit registered when it was imported, so before it: exit handlers run last in, first out.
-    atexit.register(_close_at_exit, _embedded, forks.generation)
+    atexit.register(_close_at_exit, _embedded)
     return _embedded
 
 
-def _close_at_exit(handle: Cluster, generation: int) -> None:
+def _close_at_exit(handle: Cluster) -> None:
     """Wait for the jobs of the default cluster; Ctrl-C, here or as the reason why the program ends, stops at once."""
-    if generation != forks.generation:
-        return
     is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
     with contextlib.suppress(KeyboardInterrupt):
         handle.close(wait=not is_interrupted)

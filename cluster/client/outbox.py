@@ -19,7 +19,6 @@ Locks: `_sending` before `lock`, which is the session's; `lock` is never held wh
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 
@@ -54,7 +53,7 @@ class Outbox:
         self._has_passed = threading.Condition(lock)
         self._is_asleep = False
         self._is_closed = False
-        self._bell = _Bell()
+        self._bell = threading.Event()
         self._main = threading.main_thread().ident
         self._sender = threading.Thread(target=self._send_for_ever, name="cluster-sender", daemon=True)
         self._sender.start()
@@ -69,7 +68,7 @@ class Outbox:
         """See to it that what was put in will be sent."""
         if self._is_asleep:
             self._is_asleep = False
-            self._bell.ring()
+            self._bell.set()
         elif len(self._specs) >= _MAX_WAITING and threading.get_ident() != self._main:
             self.pass_on()
 
@@ -78,7 +77,7 @@ class Outbox:
         if not self._specs:
             return
         if threading.get_ident() == self._main:
-            self._bell.ring()
+            self._bell.set()
             return
         if not self._sending.acquire(blocking=False):
             return
@@ -87,12 +86,12 @@ class Outbox:
         finally:
             self._sending.release()
         if self._specs:  # came while we were sending, and its thread may have left it to us
-            self._bell.ring()
+            self._bell.set()
 
     def hurry(self) -> None:
         """Have all of it sent soon, by the sender. For callers that may hold locks."""
         if self._specs:
-            self._bell.ring()
+            self._bell.set()
 
     def pass_all(self) -> None:
         """Return once everything that was put in before is in the desk's hands."""
@@ -101,7 +100,7 @@ class Outbox:
             if self._passed >= goal:
                 return
             if threading.get_ident() == self._main:
-                self._bell.ring()
+                self._bell.set()
                 self._has_passed.wait_for(lambda: self._passed >= goal)
                 return
         with self._sending:
@@ -110,7 +109,7 @@ class Outbox:
     def close(self) -> None:
         """End the sender. Nothing may be put in any more."""
         self._is_closed = True
-        self._bell.ring()
+        self._bell.set()
         if threading.current_thread() is not self._sender:
             self._sender.join()
 
@@ -129,6 +128,7 @@ class Outbox:
     def _send_for_ever(self) -> None:
         idle_laps = 0
         while not self._is_closed:
+            self._bell.clear()
             seen = self._put
             self.pass_on()
             if self._bell.wait(_LINGER_SECONDS):
@@ -142,25 +142,6 @@ class Outbox:
         with self._lock:
             # Under the lock: a submission that this look misses finds the flag set, and rings.
             self._is_asleep = not self._specs
-        if self._is_asleep:
+        if self._is_asleep and not self._is_closed:
             self._bell.wait()
         self._is_asleep = False
-
-
-class _Bell:
-    """Wakes one thread. A bare lock, taken by whoever waits and let go by whoever rings: an `Event` takes twice as long,
-    and this stands in the way of every single job. Rung while nobody waits, it ends the next wait.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def ring(self) -> None:
-        if self._lock.locked():
-            with contextlib.suppress(RuntimeError):  # another thread was just as quick
-                self._lock.release()
-
-    def wait(self, seconds: float = -1) -> bool:
-        """Whether it was rung; -1 waits for as long as that takes."""
-        return self._lock.acquire(timeout=seconds)

@@ -21,10 +21,11 @@ with `Detached`.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import logging
-import secrets
+import os
 import threading
 import time
 import weakref
@@ -54,7 +55,6 @@ from cluster.wire.messages import Progress, Refusal
 R = TypeVar("R")
 
 _LOG = logging.getLogger("cluster")
-_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 
 MAX_UNACKNOWLEDGED = 10_000
 SUBMIT_TIMEOUT_SECONDS = 30.0
@@ -70,7 +70,7 @@ class Session:
         max_unacknowledged: int = MAX_UNACKNOWLEDGED,
         submit_timeout_seconds: float = SUBMIT_TIMEOUT_SECONDS,
     ) -> None:
-        self.name = "".join(secrets.choice(_BASE32) for _ in range(10))
+        self.name = base64.b32encode(os.urandom(10)).decode().lower()[:10]
         self._desk = desk
         self._generation = forks.generation
         self._max_unacknowledged = max_unacknowledged

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster.client.batch import Batch
+from cluster.client.batch import Batch, Piece
 from cluster.client.handle import Cluster
+from cluster.client.job import Job
 from cluster.errors import Detached, JobCancelled, MasterUnavailable, UnknownJob
 from tests.client.desk import DEADLINE_SECONDS, InlineDesk
 
@@ -154,6 +156,20 @@ def test_everything_is_run_although_nobody_iterates(desk: InlineDesk) -> None:
     assert sum(len(chunk.result()) for chunk in batch_jobs(desk, batch.id)) == 1000
 
 
+def test_a_with_block_waits_for_a_map_that_still_reads_its_input(desk: InlineDesk) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        desk.wait_for(lambda: [record.outcome is not None for record in desk.jobs.values()] == [True])
+        while c._session._mine:  # between the outcome and its delivery
+            os.sched_yield()
+        yield 2
+
+    with Cluster(desk, owns_workers=True) as c:
+        batch = c.map(abs, numbers(), chunksize=1)
+
+    assert batch.results() == [1, 2]
+
+
 def batch_jobs(desk: InlineDesk, batch: str) -> list[Any]:
     with Cluster(desk, owns_workers=False) as c:
         jobs = [c.job(info.id) for info in c.jobs(batch=batch)]
@@ -180,6 +196,7 @@ def test_at_most_once_means_chunks_of_one(desk: InlineDesk, c: Cluster) -> None:
     assert batch.results() == list(range(300))
 
     assert {record.spec.items for record in desk.jobs.values()} == {1}
+    assert batch._pending_items == 0, "or the window would close by and by"
 
 
 def test_chunks_say_where_they_belong(desk: InlineDesk, c: Cluster) -> None:
@@ -268,6 +285,13 @@ def test_a_cancelled_map_does_not_pass_for_a_complete_one(desk: InlineDesk, c: C
 
     with pytest.raises(JobCancelled, match="cancelled before item 2 was submitted"):
         next(batch)
+
+
+def test_a_chunk_that_comes_after_the_cancel_is_not_taken(c: Cluster) -> None:
+    batch: Batch[int] = Batch(c._session, "b", ordered=True, errors="raise")
+    batch.cancel()
+
+    assert not batch.add(Piece(1, job=Job(c._session, "j", "f")))
 
 
 def test_closing_the_handle_ends_a_map_with_detached(desk: InlineDesk, c: Cluster) -> None:
