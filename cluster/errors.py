@@ -84,6 +84,10 @@ class JobError(ClusterError):
     def __str__(self) -> str:
         return f"job {self.job}: {self.reason}"
 
+    def __repr__(self) -> str:
+        # Without the certificate, which is a page of text.
+        return f"{type(self).__name__}({self.job!r}, {self.reason!r})"
+
 
 class RemoteError(JobError):
     """The task raised something that can't be rebuilt here, or must not escape; its type and text are in the reason."""

@@ -146,10 +146,13 @@ def load_result(payload: bytes, job: str = "") -> Any:
     """What the task returned.
 
     Raises:
-        RemoteError: it can't be unpickled here. Nothing else escapes, whatever a user's `__setstate__` raises.
+        RemoteError: it can't be unpickled here. Nothing else escapes, whatever a user's `__setstate__` raises, but
+            for `KeyboardInterrupt`: that is far more likely somebody's Ctrl-C, and the next call tries again.
     """
     try:
         return pickle.loads(payload)
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         raise RemoteError(job, f"its result can't be unpickled here: {type(error).__name__}: {error}") from error
 
@@ -202,6 +205,8 @@ def _raised(certificate: Certificate, payload: bytes, job: str) -> BaseException
     if payload:
         try:
             error = pickle.loads(payload)
+        except KeyboardInterrupt:  # as in `load_result`
+            raise
         except BaseException as obstacle:  # noqa: BLE001 - it belongs to the job, not to whoever waits for it
             text += f" (it can't be rebuilt here: {type(obstacle).__name__}: {obstacle})"
         else:

@@ -188,7 +188,14 @@ def test_a_result_is_what_was_pickled() -> None:
     assert load_result(pickle.dumps([1, 2])) == [1, 2]
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3), KeyboardInterrupt(), RecursionError("deep")])
+def test_an_interrupt_while_a_result_is_unpickled_is_the_callers_own() -> None:
+    payload = pickle.dumps(Trap(KeyboardInterrupt()))
+
+    with pytest.raises(KeyboardInterrupt):
+        load_result(payload)
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3), RecursionError("deep")])
 def test_whatever_a_result_does_when_it_is_unpickled_is_an_error_of_its_job(error: BaseException) -> None:
     payload = pickle.dumps(Trap(error))
 
