@@ -37,6 +37,11 @@ SEND_BUFFER_BYTES = 1 << 20
 # A bound on what one message may carry through a memfd; a result is bounded by the worker's configuration before.
 MAX_BODY_BYTES = (1 << 30) + (1 << 26)
 
+# Plain integers: arithmetic on enum flags would cost as much as the system call.
+DONT_WAIT = int(socket.MSG_DONTWAIT)
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+
 _DESCRIPTOR_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
@@ -137,7 +142,7 @@ class Channel:
         """
         try:
             size, ancillary, answer, _ = self.socket.recvmsg_into(
-                (self._buffer,), _DESCRIPTOR_BYTES, flags | socket.MSG_CMSG_CLOEXEC
+                (self._buffer,), _DESCRIPTOR_BYTES, flags | _CLOSE_ON_EXEC
             )
         except BlockingIOError:
             return None
@@ -148,7 +153,7 @@ class Channel:
                 raise EOFError
             raise Nonsense("a datagram too short to be a message")
         where, fence = HEADER.unpack_from(self._buffer)
-        if where != INLINE or answer & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if where != INLINE or answer & _CUT_OFF:
             raise Nonsense("a datagram that is no message")
         return fence, self._view[HEADER.size : size]
 

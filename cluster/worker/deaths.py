@@ -97,6 +97,8 @@ class Deaths:
         """Read what the child had sent, and take back what it had not taken."""
         self._slots.receive(slot, now, EVERYTHING)
         self._slots.put_back(slot.take_back())
+        if slot.doom is not None and slot.doom.stop and slot.doom.stop not in slot.outstanding:
+            self._slots.confirm_stop(slot.doom.stop)  # it had ended just before, or never begun
 
     def _judge(self, slot: Slot, news: Died, *, is_out_of_memory: bool) -> Verdict:
         if slot.doom is not None:

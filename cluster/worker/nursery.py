@@ -197,7 +197,7 @@ def _parent_of(pid: int) -> int:
 
 def main(control: int, parent: int) -> None:
     """The process's life. `control` is the inherited socket's descriptor, `parent` the supervisor's pid."""
-    # What `-c` was started with is nobody's `__main__`; a job that looks for its own must find an empty one.
+    # The boot script is nobody's `__main__`; a job that looks for its own must find an empty one.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
     nursery = Nursery(socket.socket(fileno=control), parent)

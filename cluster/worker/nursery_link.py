@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from msgspec import MsgspecError
 
@@ -21,13 +22,7 @@ MAX_EXIT_SECONDS = 6.0
 # Orders for hundreds of slots may wait while the nursery's interpreter starts.
 SEND_BUFFER_BYTES = 1 << 20
 
-# Given the module path first, because the package itself may be found only by way of it.
-_BOOT = """
-import sys
-sys.path[:] = sys.argv[3:]
-from cluster.worker.nursery import main
-main(int(sys.argv[1]), int(sys.argv[2]))
-"""
+_SCRIPT = str(Path(__file__).with_name("nursery_boot.py"))
 # Libraries that start a thread per cpu in every process would make slots fight each other.
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -63,8 +58,7 @@ class NurseryLink:
                 [
                     sys.executable,
                     *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
-                    "-c",
-                    _BOOT,
+                    _SCRIPT,
                     str(theirs.fileno()),
                     str(os.getpid()),
                     *self._config.sys_path,

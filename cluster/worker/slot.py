@@ -17,14 +17,13 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import time
 from dataclasses import dataclass, field
 from enum import Enum
 
 from cluster.core.records import Digest, Ending, Fence, Lease, Segment
 from cluster.worker import output
-from cluster.worker.channel import Channel, Nonsense, make_pair
+from cluster.worker.channel import DONT_WAIT, Channel, Nonsense, make_pair
 from cluster.worker.output import Flood
 from cluster.worker.prefetch import LONG
 
@@ -78,6 +77,7 @@ class Slot:
     is_full: bool = False  # the socket refused a datagram; the next result makes room
     known: set[Digest] = field(default_factory=set)  # functions the child has been sent: a hint, see FunctionMissing
     doom: Doom | None = None
+    refusals: int = 0  # how often in a row the child was found not to have taken its job in time
 
     # Of the job in hand.
     started: float = NEVER  # monotonic
@@ -126,6 +126,7 @@ class Slot:
         self.known.clear()
         self.doom = None
         self.is_full = False
+        self.refusals = 0
         self.cpu_seconds = 0.0
         return self._theirs.socket.fileno(), self.output
 
@@ -194,7 +195,7 @@ class Slot:
         is_head_taken_back = False
         while self.outstanding:
             try:
-                received = self._theirs.receive(socket.MSG_DONTWAIT)
+                received = self._theirs.receive(DONT_WAIT)
             except (EOFError, Nonsense):  # nobody but us sends on that end
                 break
             if received is None:

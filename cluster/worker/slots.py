@@ -95,8 +95,13 @@ class Slots:
         slot.close()
 
     def put_back(self, leases: Iterable[Lease]) -> None:
-        """Leases that no child has begun go to the head of the backlog, in their order."""
-        self.backlog.extendleft(reversed(list(leases)))
+        """Leases that no child has begun go back to where they came from, in the order of leasing.
+
+        Fences grow in that order, which is the board's order of urgency.
+        """
+        returned = list(leases)
+        if returned:
+            self.backlog = deque(sorted([*returned, *self.backlog], key=_fence))
 
     # --- leases out -----------------------------------------------------------------------------------------------
 
@@ -179,6 +184,14 @@ class Slots:
         slot.add(lease, estimate, now)
         return True
 
+    def confirm_stop(self, fence: Fence) -> None:
+        """An attempt that was ordered to stop does not run here, and won't: a lease that still waits is dropped."""
+        for lease in self.backlog:
+            if lease.fence == fence:
+                self.backlog.remove(lease)
+                break
+        self.outbox.stopped.append(fence)
+
     def reject(self, lease: Lease, ending: Ending, reason: str) -> None:
         """Report an attempt that no child has seen."""
         certificate = Certificate(
@@ -197,6 +210,7 @@ class Slots:
                 if received is None:
                     return
                 fence, body = received
+                slot.refusals = 0
                 message = decode_from_child(body)
             except (Nonsense, MsgspecError, EOFError) as error:
                 self.on_nonsense(slot, str(error))
@@ -246,6 +260,10 @@ class Slots:
         elif isinstance(message, FunctionMissing):
             slot.known.discard(head.function)
             self.put_back([slot.remove(fence, now)])
+
+
+def _fence(lease: Lease) -> Fence:
+    return lease.fence
 
 
 def _load(slot: Slot) -> tuple[bool, float]:

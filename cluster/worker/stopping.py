@@ -19,6 +19,9 @@ from cluster.core.records import Ending, Fence, Stop
 from cluster.worker.slot import NEVER, Doom, Phase, Slot
 from cluster.worker.slots import EVERYTHING, Slots
 
+# How often in a row a child may leave a job untaken for as long as that job may run.
+MAX_REFUSALS = 3
+
 _STOPPED = "its worker was stopped while it ran, and it may not run twice"
 
 
@@ -29,8 +32,7 @@ def obey(slots: Slots, stops: Sequence[Stop], now: float) -> list[Stop]:
         slot = next((slot for slot in slots.all if stop.fence in slot.outstanding), None)
         if slot is None:
             # Waiting here, or ended already, or never ours: in each case it does not run after this.
-            _drop_from_backlog(slots, stop.fence)
-            slots.outbox.stopped.append(stop.fence)
+            slots.confirm_stop(stop.fence)
         elif not _stop_in_slot(slots, slot, stop, now):
             held_up.append(stop)
     return held_up
@@ -56,16 +58,19 @@ def time_out(slots: Slots, slot: Slot, now: float) -> None:
 
 
 def is_begun(slots: Slots, slot: Slot) -> bool:
-    """Make sure that the child is at the job at its slot's head; where it never took it, have another child do it.
+    """Make sure that the child is at the job at its slot's head; a job that it never took is put back.
 
-    A child that takes no job for as long as one may run is blocked by what an earlier job left behind.
+    Once or twice that is a busy machine; a child that goes on taking nothing is blocked by what an earlier job left
+    behind, and is replaced.
     """
     head = slot.head
     slots.put_back(slot.take_back())
     if head is not None and head.fence in slot.outstanding:
         return True
     if not slot.outstanding and slot.doom is None:
-        slot.kill(Doom(Ending.CRASHED, "its process took no more jobs"))
+        slot.refusals += 1
+        if slot.refusals >= MAX_REFUSALS:
+            slot.kill(Doom(Ending.CRASHED, "its process took no more jobs"))
     return False
 
 
@@ -107,8 +112,7 @@ def _stop_in_slot(slots: Slots, slot: Slot, stop: Stop, now: float) -> bool:
     """Carry out one order against a slot that was sent the job. False: try again when its child is known."""
     slots.put_back(slot.take_back())
     if stop.fence not in slot.outstanding:
-        _drop_from_backlog(slots, stop.fence)
-        slots.outbox.stopped.append(stop.fence)
+        slots.confirm_stop(stop.fence)
         return True
     if slot.phase is Phase.DYING:
         # Its death will be told soon. A timeout got there first, or another order, or a crash: the board's order
@@ -125,12 +129,5 @@ def _stop_in_slot(slots: Slots, slot: Slot, stop: Stop, now: float) -> bool:
         return True
     if slot.doom is None:
         slot.thaw()
-    slots.outbox.stopped.append(stop.fence)
+    slots.confirm_stop(stop.fence)
     return True
-
-
-def _drop_from_backlog(slots: Slots, fence: Fence) -> None:
-    for lease in slots.backlog:
-        if lease.fence == fence:
-            slots.backlog.remove(lease)
-            return

@@ -29,7 +29,6 @@ import select
 import socket
 import threading
 import time
-from dataclasses import dataclass
 
 from cluster.core.records import Ending, Stop, WorkerId
 from cluster.errors import Refused
@@ -40,6 +39,7 @@ from cluster.worker.bell import Bell
 from cluster.worker.blobs import Blobs
 from cluster.worker.config import WorkerConfig
 from cluster.worker.deaths import Deaths
+from cluster.worker.figures import Statistics, look_at
 from cluster.worker.health import HealthWatch
 from cluster.worker.nursery_link import NurseryLink
 from cluster.worker.nursery_protocol import Died, Spawned, SpawnFailed
@@ -59,31 +59,6 @@ MAX_NURSERY_BACKOFF_SECONDS = 5.0
 MAX_STOP_SECONDS = 30.0
 
 log = logging.getLogger("cluster.worker")
-
-
-@dataclass(frozen=True, slots=True)
-class SlotStatistics:
-    """One slot now, and since the start."""
-
-    pid: int
-    job: str  # in hand, or next
-    queued: int  # jobs in its socket, that one included
-    seconds: float  # how long the one in hand has run
-    jobs_done: int
-    spawned: int
-    crashes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """A worker now, and since its start. Read without a lock: each figure is true, their sum may be a moment apart."""
-
-    worker: WorkerId
-    nursery_pid: int
-    nurseries: int  # started so far
-    backlog: int
-    is_draining: bool
-    slots: tuple[SlotStatistics, ...]
 
 
 class Supervisor:
@@ -182,29 +157,13 @@ class Supervisor:
 
     def statistics(self) -> Statistics:
         """Counters and the present state."""
-        now = time.monotonic()
-        slots = []
-        for slot in self._slots.all:
-            # Copied in one step of the interpreter, since the supervisor's thread goes on meanwhile.
-            outstanding, started = list(slot.outstanding.values()), slot.started
-            slots.append(
-                SlotStatistics(
-                    pid=slot.pid,
-                    job=outstanding[0].lease.job if outstanding else "",
-                    queued=len(outstanding),
-                    seconds=now - started if started != NEVER else 0.0,
-                    jobs_done=slot.jobs_done,
-                    spawned=slot.spawned,
-                    crashes=slot.crashes,
-                )
-            )
         return Statistics(
             worker=self._id,
             nursery_pid=self._link.pid,
             nurseries=self._nurseries,
             backlog=len(self._slots.backlog),
             is_draining=self._is_draining,
-            slots=tuple(slots),
+            slots=look_at(self._slots.all),
         )
 
     # --- the thread -----------------------------------------------------------------------------------------------

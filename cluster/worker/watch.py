@@ -14,8 +14,8 @@ IDLE_SECONDS = 0.001
 QUEUE_LOOK_SECONDS = 0.002
 # A lease that finds no slot for so long is given back: another worker may have one, or a more urgent job come first.
 MAX_BACKLOG_SECONDS = 0.02
-# A child that leaves a job in its socket for so long, with none in hand, is blocked by what an earlier job left behind.
-MAX_UNTAKEN_SECONDS = 30.0
+# How long a child may leave a job untaken before that counts against it (`stopping.is_begun`).
+MAX_UNTAKEN_SECONDS = 10.0
 
 
 def check(slots: Slots, now: float) -> float:

@@ -54,6 +54,7 @@ class RecordingDesk:
         self._queue: deque[Lease] = deque()
         self._held: dict[Fence, Lease] = {}
         self._stops: list[Stop] = []
+        self._revoked: set[Fence] = set()
         self._fence = 0
         self._changed = threading.Condition()
         self._wake: Callable[[], None] = lambda: None
@@ -94,7 +95,15 @@ class RecordingDesk:
         return [lease.fence for lease in leases]
 
     def order_stop(self, fence: Fence, ending: Ending = Ending.CANCELLED) -> None:
+        """As the board does it: what waits here never starts, what a worker holds is revoked and must be confirmed."""
         with self._changed:
+            queued = next((lease for lease in self._queue if lease.fence == fence), None)
+            if queued is not None:
+                self._queue.remove(queued)
+                self.confirmed.append(fence)
+                self._changed.notify_all()
+                return
+            self._revoked.add(fence)
             self._stops.append(Stop(fence, ending))
         self._wake()
 
@@ -158,8 +167,10 @@ class RecordingDesk:
             self._check(worker)
             leases = [self._end(fence, "give back") for fence in fences]
             self.gave_back.extend(fences)
+            self.confirmed.extend(self._revoked.intersection(fences))
             if self.requeue:
-                self._queue.extendleft(reversed([lease for lease in leases if lease is not None]))
+                kept = [lease for lease in leases if lease is not None and lease.fence not in self._revoked]
+                self._queue.extendleft(reversed(kept))
             self._changed.notify_all()
         self._wake()
 
@@ -167,8 +178,8 @@ class RecordingDesk:
         with self._changed:
             self._check(worker)
             for fence in fences:
-                # A late stop finds its target reported: the one case where two words are said of a lease.
-                if fence not in self.reports:
+                # A late stop finds its target reported or given back: the one case where two words are said of a lease.
+                if fence not in self.reports and fence not in self.gave_back:
                     self._end(fence, "stopped")
             self.confirmed.extend(fences)
             self._changed.notify_all()

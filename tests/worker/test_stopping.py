@@ -120,6 +120,19 @@ def test_a_chunk_may_last_longer_than_each_item_may(worker: tuple[RecordingDesk,
     assert report.seconds > 0.2
 
 
+def test_a_child_that_takes_no_jobs_any_more_is_replaced_and_no_job_is_blamed() -> None:
+    with a_worker(slots=1) as (desk, supervisor):
+        assert supervisor.wait_ready(20)
+        (blocked,) = supervisor.slot_pids()
+        os.kill(blocked, signal.SIGSTOP)
+
+        pid = desk.result_of(desk.put(os.getpid, timeout=0.1))
+
+        assert pid != blocked
+        assert wait_gone(blocked, 0.0)
+        assert supervisor.statistics().slots[0].crashes == 0
+
+
 # --- orders to stop ---------------------------------------------------------------------------------------------------
 
 
