@@ -12,7 +12,7 @@ from cluster.core.chunks import Progress
 from cluster.core.effects import Admitted
 from cluster.core.policy import is_at_most_once
 from cluster.core.records import Fence, JobSpec, WorkerId
-from cluster.core.states import HELD, TERMINAL, JobState
+from cluster.core.states import TERMINAL, JobState
 
 
 class Job(Struct, gc=False, eq=False):
@@ -50,11 +50,6 @@ class Job(Struct, gc=False, eq=False):
     def is_terminal(self) -> bool:
         """The run has its outcome."""
         return self.state in TERMINAL
-
-    @property
-    def is_held(self) -> bool:
-        """A worker may report on it."""
-        return self.state in HELD
 
     @property
     def is_in_lane(self) -> bool:

@@ -62,7 +62,7 @@ class Lane:
             jobs = self._by_priority[-self._priorities[0]]
             while jobs:
                 job = jobs[0]
-                if job.state is JobState.QUEUED:
+                if job.state is JobState.QUEUED and not job.stopping:
                     return job
                 jobs.popleft()
                 self._entries -= 1
@@ -82,7 +82,7 @@ class Lane:
         fresh: dict[int, deque[Job]] = {}
         for priority, jobs in self._by_priority.items():
             # A dict keeps order and drops the second entry of a job that was cancelled and requeued.
-            queued = {id(job): job for job in jobs if job.state is JobState.QUEUED}
+            queued = {id(job): job for job in jobs if job.state is JobState.QUEUED and not job.stopping}
             if queued:
                 fresh[priority] = deque(queued.values())
         self._by_priority = fresh

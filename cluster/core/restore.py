@@ -10,6 +10,7 @@ from cluster.core.board import Board
 from cluster.core.chunks import decode_progress
 from cluster.core.effects import Admitted, Effect, StoredJob
 from cluster.core.job import Job, LeaseHeld, WorkerHeld
+from cluster.core.policy import MAX_CRASH_BACKOFF_SECONDS
 from cluster.core.records import FunctionBlob, JobId, Now
 from cluster.core.states import Cause, JobState
 from cluster.core.timers import Timer
@@ -87,14 +88,22 @@ def _seat(board: Board, record: StoredJob, now: Now) -> Job:
     job = Job(admitted, run=record.run, attempts=record.attempts, failures=record.failures, crashes=record.crashes)
     job.chunk = decode_progress(record.progress) if record.progress else None
     if record.due > now.wall and (is_first_run or record.failures or record.crashes):
-        job.due_mono = now.mono + (record.due - now.wall)
+        job.due_mono = now.mono + min(record.due - now.wall, _longest_delay(record))
     if record.expires and is_first_run:
-        job.expires_mono = now.mono + max(0.0, record.expires - now.wall)
+        left = min(record.expires - now.wall, record.spec.expires or 0.0)
+        job.expires_mono = now.mono + max(0.0, left)
         board.timers.add(job.expires_mono, Timer.EXPIRE, job)
     board.jobs[record.spec.id] = job
     board.counts[job.state] += 1
     board.adopt(job)
     return job
+
+
+def _longest_delay(record: StoredJob) -> float:
+    """What a job can have been told to wait at most: the wall clock may have been set back since it was."""
+    if record.failures or record.crashes:
+        return max(record.spec.options.retry.max_delay, MAX_CRASH_BACKOFF_SECONDS)
+    return record.spec.delay if record.spec.at is None else float("inf")
 
 
 def _hold(board: Board, job: Job, record: StoredJob, deadline: float) -> None:

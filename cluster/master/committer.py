@@ -241,7 +241,9 @@ class Committer:
         """The store failed: undo undurable admissions, and put the rest back at the head of the log."""
         self._failures += 1
         if self._failures == 1:
-            LOG.error("store %s: a commit failed (%s); new jobs are refused until one succeeds", error.store, error)
+            LOG.error(
+                "store %s: a commit failed (%s); new jobs are refused until one succeeds", error.store, error.reason
+            )
         with self._lock:
             self._log[:0] = group
             admitted = [effect for effects, _ in self._log for effect in effects if isinstance(effect, Admitted)]

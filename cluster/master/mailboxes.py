@@ -34,7 +34,11 @@ class Mailboxes:
 
     def add(self, hello: Hello, wake: Callable[[], None]) -> None:
         """A worker has registered."""
-        self._boxes[hello.worker] = Mailbox(hello, wake)
+        box = self._boxes.get(hello.worker)
+        if box is None:
+            self._boxes[hello.worker] = Mailbox(hello, wake)
+        else:  # the message came twice: what is in the box is still the worker's
+            box.hello, box.wake = hello, wake
 
     def remove(self, worker: WorkerId) -> None:
         """A worker is gone."""

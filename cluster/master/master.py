@@ -45,6 +45,8 @@ from cluster.wire.messages import Refusal
 
 LOG = logging.getLogger("cluster.master")
 
+EVERY_RUN = 1 << 62
+
 
 class Clock(Struct, frozen=True):
     """Where the time comes from."""
@@ -85,6 +87,7 @@ class Master:
         for sentence in opening.tampered:
             LOG.error("store %s: %s", self.store.url, sentence)
         self.board = Board(self.settings, epoch=opening.epoch, next_seq=opening.next_seq)
+        self.board.last_tick = self.clock.mono()  # it may be stopped before its first tick, and must notice that too
         self.board.placement.paused.update(opening.paused)
         live = list(self.store.live_jobs())
         if live:
@@ -133,7 +136,8 @@ class Master:
                     self.mailboxes.post_stop(effect.worker, effect.stop)
                 case TellRefused():
                     refusal = Refusal(effect.job, effect.kind, effect.reason, effect.other)
-                    self.sessions.refused(effect.owner, [refusal])
+                    for session in self._concerned(effect):
+                        self.sessions.refused(session, [refusal])
                 case _:  # Wake
                     if self.board.placement.has_work():
                         self.mailboxes.wake_all()
@@ -168,6 +172,12 @@ class Master:
             self.decide(events.OutcomesDurable(tuple(settled)))
         if admitted:
             self.decide(events.AdmissionsDurable(tuple(admitted)))
+
+    def _concerned(self, refused: TellRefused) -> tuple[int, ...]:
+        """Whom to tell of a refusal: of a job that is undone, those who watch it too, for no outcome will follow."""
+        if refused.kind != "store":
+            return (refused.owner,)
+        return self.sessions.interested(refused.owner, refused.job, EVERY_RUN)
 
     def undo_admissions(self, jobs: Sequence[JobId], reason: str) -> list[Effect]:
         """A commit failed. The lock is held."""

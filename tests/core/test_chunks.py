@@ -107,6 +107,16 @@ def test_a_first_crash_blames_nobody_and_makes_the_chunk_careful() -> None:
     assert progress == Progress(pending=[(0, 5)], blind=1, careful=True)
 
 
+def test_a_chunk_that_crashed_once_stays_careful() -> None:
+    progress = start(3)
+    take(progress, failure(1, Ending.CRASHED), TWO_RETRIES)
+
+    take(progress, told(done(0), bad(1), done(2), ending=Ending.RAISED), TWO_RETRIES)
+
+    assert progress.careful
+    assert progress.pending == [(1, 2)]
+
+
 def test_the_item_that_a_careful_run_catches_is_charged_with_the_blind_crash_too() -> None:
     progress = start(3)
     take(progress, failure(1, Ending.CRASHED))

@@ -110,6 +110,7 @@ def test_what_waits_for_a_cancelled_job_fails() -> None:
         ("a", JobState.CANCELLED),
         ("b", JobState.DEAD_LETTER),
     ]
+    assert scene.board.counters.dead == 1
 
 
 # --- requeue ------------------------------------------------------------------------------------------------------

@@ -115,6 +115,22 @@ def test_a_paused_queue_hands_out_nothing_and_others_go_on() -> None:
     assert pop(placement) == ["held"]
 
 
+def test_whether_there_is_work_may_be_asked_while_another_thread_adds_lanes() -> None:
+    placement = Placement()
+    push(placement, queued("", Options(queue="x")), queued("", Options(queue="y")))
+
+    class Meanwhile(set[str]):
+        """Each look at it is the moment at which another thread is at work."""
+
+        def __contains__(self, queue: object) -> bool:
+            placement.push(queued("", Options(queue=f"{queue} again")))
+            return True
+
+    placement.paused = Meanwhile()
+
+    assert not placement.has_work()
+
+
 def test_the_depth_counts_all_lanes_of_a_queue() -> None:
     placement = Placement()
 

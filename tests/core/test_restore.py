@@ -120,6 +120,21 @@ def test_delays_and_expiries_go_on_by_the_wall_clock() -> None:
     assert [(one.outcome.job, one.outcome.state) for one in ended] == [("dies", JobState.EXPIRED)]
 
 
+def test_a_wall_clock_that_was_set_back_makes_nobody_wait_longer_than_was_said() -> None:
+    scene = StoredScene()
+    retry = Options(retry=RetryPolicy(max_retries=1, backoff=30.0, max_delay=30.0, jitter=0.0))
+    scene.report(failure(scene.lease(spec("retried", retry))))
+    scene.submit(spec("delayed", delay=20.0), spec("dies", expires=40.0), spec("at a time", at=WALL + 50.0))
+
+    scene.restart(at=-3600.0)
+
+    start = MONO - 3600.0
+    assert scene.job("retried").due_mono == start + 30.0
+    assert scene.job("delayed").due_mono == start + 20.0
+    assert scene.job("dies").expires_mono == start + 40.0
+    assert scene.job("at a time").due_mono == MONO + 50.0, "the time of day is what was asked for"
+
+
 def test_what_expired_while_the_master_was_away_expires_at_once() -> None:
     scene = StoredScene()
     scene.submit(spec("a", expires=5.0))
