@@ -5,7 +5,8 @@ and never once a job: ten thousand jobs that wait for a GPU don't delay the one 
 priority first, then first come, first served. Among lanes: the better head, by the same order.
 
 A job that leaves QUEUED other than through `pop` (cancelled, expired, undone) stays in its deque as a stale entry; `pop`
-recognises it by its state. `Lane.live` counts the real ones, and a lane is rebuilt once most of it is stale.
+recognises it by its state and, where it was requeued since and has still to stop, by `stopping`. `Lane.live` counts the
+real ones, and a lane is rebuilt once most of it is stale.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from cluster.core.effects import (
@@ -65,7 +66,6 @@ class MemoryStore:
         # Digests and how many jobs refer to each; 0 for one whose first job is still to come.
         self._uses: dict[Digest, int] = {}
         self._leases: dict[int, tuple[Fence, WorkerId]] = {}
-        self._leased_seq: dict[Fence, int] = {}
         # Current runs' ends, the oldest first: an insertion order that `prune` relies on.
         self._ended: dict[int, Ended] = {}
         self._ended_bytes = 0
@@ -129,8 +129,7 @@ class MemoryStore:
 
     def _end(self, record: Ended) -> None:
         seq = record.seq
-        self._saw(record.fence)
-        self._end_lease(seq)
+        self._end_lease(seq, record.fence)
         admitted = self._jobs.get(seq)
         if admitted is None or record.outcome.run < self._runs.get(seq, 1):
             return
@@ -141,8 +140,7 @@ class MemoryStore:
 
     def _attempt_failed(self, record: AttemptFailed) -> None:
         seq = record.seq
-        self._saw(record.fence)
-        self._end_lease(seq)
+        self._end_lease(seq, record.fence)
         if seq not in self._jobs:
             return
         past = self._past.setdefault(seq, [])
@@ -159,18 +157,16 @@ class MemoryStore:
             self._past.setdefault(seq, []).append(ended)
 
     def _leased(self, record: Leased) -> None:
+        leases, worker = self._leases, record.worker
         for job in record.jobs:
-            self._saw(job.fence)
-            self._end_lease(job.seq)
-            self._leases[job.seq] = (job.fence, record.worker)
-            self._leased_seq[job.fence] = job.seq
+            leases[job.seq] = (job.fence, worker)
+        self._max_fence = max(self._max_fence, record.jobs[-1].fence)  # issued in this order
 
     def _given_back(self, record: GivenBack) -> None:
-        for fence in record.fences:
-            self._saw(fence)
-            seq = self._leased_seq.get(fence)
-            if seq is not None:
-                self._end_lease(seq)
+        self._max_fence = max(self._max_fence, *record.fences)
+        # Rare, and there are no more leases than slots with what is prefetched: no index is kept for it.
+        for seq in [seq for seq, (fence, _) in self._leases.items() if fence in record.fences]:
+            del self._leases[seq]
 
     def _function_added(self, record: FunctionAdded) -> None:
         digest = record.blob.digest
@@ -180,13 +176,10 @@ class MemoryStore:
     def _queue_paused(self, record: QueuePaused) -> None:
         (self._paused.add if record.paused else self._paused.discard)(record.queue)
 
-    def _saw(self, fence: Fence) -> None:
-        self._max_fence = max(self._max_fence, fence)
-
-    def _end_lease(self, seq: int) -> None:
-        lease = self._leases.pop(seq, None)
-        if lease is not None:
-            self._leased_seq.pop(lease[0], None)
+    def _end_lease(self, seq: int, fence: Fence) -> None:
+        self._leases.pop(seq, None)
+        if fence > self._max_fence:
+            self._max_fence = fence
 
     def _forget_end(self, seq: int) -> Ended | None:
         ended = self._ended.pop(seq, None)
@@ -200,10 +193,13 @@ class MemoryStore:
         """See `Store.prune`. Drops the oldest ended jobs as well while there are more than the bounds allow."""
         with self._lock:
             surplus = self._surplus()
-            if not surplus and wall <= self._next_overdue:
+            is_overdue = wall > self._next_overdue
+            if not surplus and not is_overdue:
                 return 0
-            self._next_overdue = float("inf")
-            ends = list(self._ended.values())
+            # The oldest come first. A surplus is dropped from among them; only retention needs a look at all.
+            ends = list(self._ended.values() if is_overdue else islice(self._ended.values(), surplus + limit))
+            if is_overdue:
+                self._next_overdue = float("inf")
         over: list[Ended] = []
         next_overdue = float("inf")
         # Without the lock: whoever knows what is needed may be waiting for it.
@@ -211,8 +207,10 @@ class MemoryStore:
             is_over = ended.keep_until < wall or surplus > len(over)
             if is_over and len(over) < limit and not is_needed(ended.outcome.job):
                 over.append(ended)
-            else:
+            elif is_overdue:
                 next_overdue = min(next_overdue, ended.keep_until)
+            elif len(over) >= min(surplus, limit):
+                break
         with self._lock:
             self._next_overdue = min(self._next_overdue, next_overdue)
             for ended in over:
@@ -232,7 +230,7 @@ class MemoryStore:
         return surplus
 
     def _drop(self, seq: int) -> None:
-        self._end_lease(seq)
+        self._leases.pop(seq, None)
         self._forget_end(seq)
         admitted = self._jobs.pop(seq, None)
         self._past.pop(seq, None)

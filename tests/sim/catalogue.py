@@ -48,6 +48,7 @@ def draw(name: str, earlier: list[JobId], world: World) -> JobSpec:
     key = f"K{dice.randint(1, 30)}" if is_special and dice.random() < 0.15 else ""
     if key:
         return JobSpec(f"key-{key}", FUNCTIONS[0].digest, nature.encode() + key.encode(), Options(), key=key)
+    is_steady = world.plan.max_clock_step_seconds < 60.0
     due = dice.random() if is_special else 1.0
     return JobSpec(
         name,
@@ -57,7 +58,7 @@ def draw(name: str, earlier: list[JobId], world: World) -> JobSpec:
         after,
         inputs,
         delay=dice.uniform(0.1, 6.0) if due < 0.2 else 0.0,
-        at=world.wall() + dice.uniform(-1.0, 5.0) if 0.2 <= due < 0.3 else None,
+        at=world.wall() + dice.uniform(-1.0, 5.0) if 0.2 <= due < 0.3 and is_steady else None,
         expires=dice.uniform(0.0, 8.0) if due > 0.8 and is_special else None,
         items=(1 if is_at_most_once else dice.randint(1, 5)) if dice.random() < 0.25 else 0,
     )

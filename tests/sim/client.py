@@ -95,9 +95,13 @@ class Client:
         action()
 
     def _reconnect(self) -> None:
-        if self._host.is_up and not self._host.is_frozen:
-            self._world.counts["reconnects"] += 1
-            self.connect(self._host)
+        if not self._host.is_up:
+            return  # the next master will be connected to
+        if self._host.is_frozen:
+            self._world.after(1.0, self._reconnect)
+            return
+        self._world.counts["reconnects"] += 1
+        self.connect(self._host)
 
     def _look_after(self, line: Line, job: JobId) -> None:
         try:
@@ -177,6 +181,7 @@ class Client:
         def send(host: Host) -> None:
             # A connection that broke took the message with it, or the master would hear of the job twice.
             if line is self._line:
+                self._history.submits(specs)
                 host.jobs.submit(line.session, specs, catalogue.FUNCTIONS)
 
         self._ask(send)
@@ -235,8 +240,9 @@ class Client:
     def _pause(self, queue: str, host: Host) -> None:
         self._paused[queue] = None
         self._world.note("pauses", queue)
+        before = host.image.switched[queue]
         host.jobs.pause(queue)
-        if queue not in host.image._paused:
+        if host.image.switched[queue] == before:
             self._history.fail("tell", f"the pause of {queue} is confirmed and is not durable")
         self._world.after(self._world.dice.uniform(0.5, 5.0), lambda: self._ask(functools.partial(self._resume_queue, queue)))
 

@@ -45,7 +45,9 @@ class History:
         self.broken: list[str] = []
         self.submitted: dict[JobId, JobSpec] = {}
         self.accepted: dict[JobId, None] = {}
-        self.refused: dict[JobId, None] = {}
+        self.refused: dict[JobId, int] = {}  # and when (see `mark`)
+        self._refusals: list[JobId] = []
+        self._told_at: dict[tuple[JobId, int], int] = {}
         self.resurrected: dict[JobId, None] = {}  # refused, but a commit that "failed" had written them: see below
         self.told: dict[tuple[JobId, int], Outcome] = {}
         self.running: dict[JobId, dict[Fence, Attempt]] = {}
@@ -107,6 +109,11 @@ class History:
             del self.refused[job]
             self.resurrected[job] = None
 
+    def submits(self, specs: Sequence[JobSpec]) -> None:
+        """A client tries (again, if the job has a key and was refused before)."""
+        for spec in specs:
+            self.refused.pop(spec.id, None)
+
     # --- what clients are told -----------------------------------------------------------------------------------
 
     def tell_accepted(self, jobs: Sequence[JobId]) -> None:
@@ -128,7 +135,8 @@ class History:
             if refusal.job in self.accepted:
                 self.fail("lost", f"{refusal.job} was acknowledged and is refused: {refusal.reason}")
             if refusal.job not in self.resurrected:
-                self.refused[refusal.job] = None
+                self.refused[refusal.job] = self.mark()
+                self._refusals.append(refusal.job)
 
     def tell_ended(self, outcomes: Sequence[Outcome]) -> None:
         """The same in every telling, and durable at that moment."""
@@ -137,6 +145,7 @@ class History:
             name = (outcome.job, outcome.run)
             if self._image.outcomes.get(name) != outcome:
                 self.fail("tell", f"the outcome of {outcome.job} run {outcome.run} is told and is not durable")
+            self._told_at.setdefault(name, self.mark())
             if self.told.setdefault(name, outcome) != outcome:
                 self.fail("once", f"run {outcome.run} of {outcome.job} is told to have ended in two ways")
             if outcome.job in self.refused:
@@ -145,21 +154,26 @@ class History:
 
     # --- what workers do -------------------------------------------------------------------------------------------
 
-    def handed(self, worker: Worker, poll: Poll) -> list[Attempt]:
-        """Leases leave the master."""
+    def mark(self) -> int:
+        """How much has been told so far."""
+        return len(self.told) + len(self._refusals)
+
+    def handed(self, worker: Worker, poll: Poll, asked: int) -> list[Attempt]:
+        """Leases leave the master, for a poll that was made when `asked` things had been told."""
         attempts = []
         for lease in poll.leases:
-            attempt = self._handed[lease.fence] = self._check_handed(worker, lease)
+            attempt = self._handed[lease.fence] = self._check_handed(worker, lease, asked)
             attempts.append(attempt)
         return attempts
 
-    def _check_handed(self, worker: Worker, lease: Lease) -> Attempt:
+    def _check_handed(self, worker: Worker, lease: Lease, asked: int) -> Attempt:
         job, spec = lease.job, self.submitted[lease.job]
         if lease.fence in self._handed:
             self.fail("fence", f"lease {lease.fence} of {job} is handed out twice")
-        if (job, lease.run) in self.told:
+        # What another thread tells while the poll is being answered could not be known to it.
+        if self._told_at.get((job, lease.run), asked) < asked:
             self.fail("overlap", f"{job} run {lease.run} is leased after its outcome was told")
-        if job in self.refused:
+        if job in self.refused and self.refused[job] < asked:
             self.fail("refused", f"{job} is leased after it was refused")
         if lease.args != spec.args or lease.options != spec.options:
             self.fail("payload", f"{job} is leased with other arguments or options than it was submitted with")
@@ -167,7 +181,7 @@ class History:
             if dependency not in self._completed:
                 self.fail("order", f"{job} is leased before {dependency} has completed")
         for dependency, payload in lease.inputs:
-            if not payload.startswith(dependency.encode() + b"/"):
+            if f"{dependency}/".encode() not in payload:
                 self.fail("payload", f"{job} gets {payload!r} as the result of {dependency}")
         stored = self._image.find(job)
         if is_at_most_once(spec.options) and (stored is None or stored.fence != lease.fence):

@@ -81,7 +81,9 @@ class Host:
         self.is_up = self.is_frozen = False
         self.image.close()
         self._history.master_died(self.image)
-        self.held.clear()
+        held, self.held = self.held, []
+        for deliver in held:
+            deliver()  # to nobody
         for told in self.on_down:
             told()
         self._world.after(self._world.dice.uniform(0.05, 4.0), self.boot)
@@ -98,6 +100,7 @@ class Host:
                 # From its last tick on it did not look at the time, and from half a timeout on it must forgive that.
                 if self._world.now - self._last_tick > TIMEOUT_SECONDS / 2:
                     self.awake_since = self._world.now
+                self._tick_at(self._world.now + self._world.dice.uniform(0.0, 0.05))
                 held, self.held = self.held, []
                 self._world.dice.shuffle(held)
                 for deliver in held:
@@ -109,7 +112,7 @@ class Host:
 
     def after_step(self) -> None:
         """See to it that the next tick comes in time, as `look_again` does."""
-        if self.is_up:
+        if self.is_up and not self.is_frozen:
             due = self.master.board.timers.next_due()
             if due is not None and due < self._next_tick:
                 self._tick_at(due)
@@ -119,21 +122,26 @@ class Host:
         if self.is_up and not self.is_frozen:
             self.master.committer.drive()
 
+    def when_durable(self, told: Callable[[], None]) -> None:
+        """Have it called once all that has been decided is committed; never, if this master dies before."""
+        with self.master.lock:
+            self.master.committer.append([], told)
+        self.master.committer.kick()
+
     def _tick_at(self, when: float) -> None:
         self._next_tick = when
         generation = self.generation
-        self._world.after(max(0.0, when - self._world.now), lambda: self._tick(when, generation))
+        self._world.at(when, lambda: self._tick(when, generation))
 
     def _tick(self, when: float, generation: int) -> None:
         if not self.is_up or generation != self.generation or when != self._next_tick:
             return
         if self.is_frozen:
-            self._tick_at(self._world.now + 0.05)
-            return
+            return  # `thaw` sets the next
         self._next_tick = float("inf")
-        self._last_tick = self._world.now
+        ticked = self._last_tick = self._world.now  # other threads may make time pass before `decide` returns
         self.master.decide(events.Tick())
-        invariants.check_timers(self.master.board, self._world.now)
+        invariants.check_timers(self.master.board, ticked)
         self._tick_at(self._world.now + BEAT_SECONDS)
 
     def _kick(self) -> None:

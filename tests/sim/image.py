@@ -17,6 +17,7 @@ from cluster.core.effects import (
     Effect,
     Ended,
     Leased,
+    QueuePaused,
     Record,
     Requeued,
     Undone,
@@ -45,6 +46,7 @@ class Image(MemoryStore):
         self.outcomes: dict[tuple[JobId, int], Outcome] = {}
         self.pruned: dict[JobId, None] = {}
         self.reports: dict[int, Report] = {}  # by fence: what its worker said, for the budgets' audit
+        self.switched: Counter[str] = Counter()  # how often each queue was paused or resumed
         self._audited: dict[int, None] = {}  # fences whose failure has been counted
         self._spent: Counter[tuple[JobId, int, int, str]] = Counter()  # job, run, item (-1: the job), budget
 
@@ -117,6 +119,8 @@ class Image(MemoryStore):
                 self._audit_failure(record.seq, record.run, record.fence, record.certificate.ending)
             case Requeued():
                 self._know(record.seq, record)
+            case QueuePaused():
+                self.switched[record.queue] += 1
             case _:
                 pass
 

@@ -148,7 +148,7 @@ class Run:
             worker.drain()
         elif kind < 0.65:
             world.fault("clock stepped")
-            world.wall_offset += dice.choice((-3600.0, -5.0, 5.0, 60.0))
+            world.wall_offset += dice.uniform(-1.0, 1.0) * plan.max_clock_step_seconds
         elif kind < 0.75 and self.host.is_up and not self.host.is_frozen:
             world.fault("master frozen")
             self.host.freeze(dice.choice((0.2, 2.0, 7.0, 12.0, 25.0)))

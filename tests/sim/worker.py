@@ -2,8 +2,8 @@
 
 What it owes the master: it believes in its leases until `timeout` after it *sent* its last answered heartbeat (or
 registration), and kills its attempts then; it never has two polls out; a poll whose answer is lost costs it its
-incarnation, for it can't know what it was given; it repeats a report until that is answered; before it leaves it has
-reported whatever it began.
+incarnation, for it can't know what it was given; it repeats a report until that is durable (a master that died with an
+undurable one gives the lease back to it); before it leaves it has reported whatever it began.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Worker:
         self.held: dict[Fence, Attempt] = {}  # in order of arrival; the begun ones run
         self._reports: dict[Fence, Report] = {}  # unanswered
         self._is_polling = False
+        self._is_woken = False  # while a poll was out
         self._is_reporting = False
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -97,8 +98,7 @@ class Worker:
         """Act now, or once thawed."""
         if self._world.now < self._frozen_until:
             life = self._life
-            wait = self._frozen_until - self._world.now
-            self._world.after(wait, lambda: self.resume(action) if life == self._life else None)
+            self._world.at(self._frozen_until, lambda: self.resume(action) if life == self._life else None)
         else:
             action()
 
@@ -152,13 +152,12 @@ class Worker:
         """Kill everything once our leases may be void."""
         if life != self._life or self.state not in ("up", "ending"):
             return
-        left = self.valid_until - self._world.now
-        if left <= 0:
+        if self.valid_until <= self._world.now:
             self._world.note("worker gives itself up", self.id)
             self._world.counts["self-fenced"] += 1
             self._end(is_killing=True)
             return
-        self._later(left, lambda: self._guard(life))
+        self._world.at(self.valid_until, lambda: self.resume(lambda: self._guard(life)))
 
     def _disowned(self) -> None:
         """The master says that it does not know us: nothing that we hold counts."""
@@ -177,13 +176,14 @@ class Worker:
         """Ask for work and orders."""
         if self.state != "up" or self._is_polling:
             return
-        self._is_polling = True
+        self._is_polling, self._is_woken = True, False
         life, worker = self._life, self.id
         capacity = max(0, self._template.slots + self._prefetch() - len(self.held))
 
         def ask(host: Host) -> tuple[Poll, list[Attempt]]:
+            asked = self._history.mark()
             answer = host.work.poll(worker, capacity)
-            return answer, self._history.handed(self, answer)
+            return answer, self._history.handed(self, answer, asked)
 
         def told(answer: tuple[Poll, list[Attempt]] | ClusterError) -> None:
             if life != self._life:
@@ -211,7 +211,7 @@ class Worker:
         if surplus and self._world.dice.random() < 0.1:
             self._give_back(surplus)
         self._begin_next()
-        if poll.stops or new:
+        if poll.stops or new or self._is_woken:
             self.poll()
 
     def _prefetch(self) -> int:
@@ -221,7 +221,11 @@ class Worker:
         life = self._life
 
         def wake() -> None:
-            if life == self._life and not self._is_polling:
+            if life != self._life:
+                return
+            if self._is_polling:
+                self._is_woken = True
+            else:
                 self._later(0.001, lambda: self.resume(self.poll) if life == self._life else None)
 
         return wake
@@ -269,7 +273,7 @@ class Worker:
             return
         if self._world.now < self._frozen_until:
             # Its child has ended; the supervisor sees that when it thaws.
-            self._world.after(self._frozen_until - self._world.now, lambda: self._finish(life, fence, report))
+            self._world.at(self._frozen_until, lambda: self._finish(life, fence, report))
             return
         self._history.over(self.held.pop(fence))
         self._tell(report)
@@ -290,20 +294,26 @@ class Worker:
         self._is_reporting = True
         worker, batch = self.id, tuple(self._reports.values())
 
+        def durable() -> None:
+            if life == self._life:
+                for report in batch:
+                    self._reports.pop(report.fence, None)
+
+        def tell(host: Host) -> None:
+            host.work.report(worker, batch)
+            host.when_durable(lambda: self._later(0.01, durable))
+
         def answered(answer: ClusterError | None) -> None:
-            if life != self._life:
-                return
-            self._is_reporting = False
-            for report in batch:
-                self._reports.pop(report.fence, None)
-            self._send_reports(life)
+            if life == self._life:
+                self._is_reporting = False
+                self._later(RESEND_SECONDS, lambda: self._send_reports(life))
 
         def lost() -> None:
             if life == self._life:
                 self._is_reporting = False
                 self._later(RESEND_SECONDS, lambda: self._send_reports(life))
 
-        self._network.call(self, lambda host: host.work.report(worker, batch), answered, lost, is_repeatable=True)
+        self._network.call(self, tell, answered, lost, is_repeatable=True)
 
     # --- the end of an incarnation ---------------------------------------------------------------------------------------
 

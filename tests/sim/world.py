@@ -36,6 +36,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     interleave_rate: float
     is_instant: bool  # commits are driven by whoever appended, as with the memory store
     workers_survive: bool  # a master's crash; in embedded mode they die with it
+    max_clock_step_seconds: float  # with a small one, jobs may name a wall time at which they are due
     phase_seconds: float = 40.0
 
 
@@ -74,8 +75,12 @@ class World:
 
     def after(self, delay: float, action: Action, *, is_delivery: bool = False) -> None:
         """Have something happen later."""
+        self.at(self.now + delay, action, is_delivery=is_delivery)
+
+    def at(self, when: float, action: Action, *, is_delivery: bool = False) -> None:
+        """Have something happen at that very time: adding the difference to now may fall short of it."""
         self._number += 1
-        heapq.heappush(self._heap, (self.now + delay, self._number, is_delivery, action))
+        heapq.heappush(self._heap, (when, self._number, is_delivery, action))
 
     def step(self) -> bool:
         """Let the next thing happen; False if nothing will."""
@@ -121,4 +126,5 @@ def draw_plan(dice: random.Random) -> Plan:
         interleave_rate=dice.choice((0.0, 0.1, 0.4)),
         is_instant=is_instant,
         workers_survive=dice.random() < 0.4,
+        max_clock_step_seconds=dice.choice((10.0, 3600.0)),
     )

@@ -1,0 +1,225 @@
+"""Faults planted in the core and the master, one at a time: a simulator that misses one of them proves nothing.
+
+Each is applied to a copy of the package in a temporary folder, and the simulator runs there, in a process of its own,
+until a seed fails. `python -m tests.sim.mutations` prints which seed found which fault, and what it said.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from msgspec import Struct
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEDS = 600
+TIMEOUT_SECONDS = 90.0
+
+
+class Mutation(Struct, frozen=True):
+    """Replace a text that occurs exactly once."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    Mutation(
+        "the fence check is dropped",
+        "core/board.py",
+        "if lease is None or lease.is_revoked or lease.worker != worker or lease.job.fence != fence:",
+        "if lease is None:",
+    ),
+    Mutation(
+        "a revoked lease may still be reported on",
+        "core/settlement.py",
+        "        if lease is None:\n            _fence_off(board, event, report)\n            continue",
+        "        lease = board.leases.get(report.fence)\n        if lease is None:\n            continue",
+    ),
+    Mutation(
+        "told before the commit",
+        "master/committer.py",
+        "        try:\n            if records:\n                self._store.commit(records)",
+        "        self._audience.tell_durable(told)\n        try:\n            if records:\n                self._store.commit(records)",
+    ),
+    Mutation(
+        "a lost worker's jobs are not requeued",
+        "core/workers.py",
+        "        settlement.settle(board, lease, report, now, effects)",
+        "        del board.leases[lease.fence]",
+    ),
+    Mutation(
+        "crashes are not counted",
+        "core/policy.py",
+        "        return Spent(spent.failures, spent.crashes + 1)",
+        "        return Spent(spent.failures, spent.crashes)",
+    ),
+    Mutation(
+        "one retry too many",
+        "core/policy.py",
+        "if spent.failures > options.retry.max_retries or",
+        "if spent.failures > options.retry.max_retries + 1 or",
+    ),
+    Mutation(
+        "resources are given back twice",
+        "core/board.py",
+        "holder.free[name] = holder.free.get(name, 0) + amount",
+        "holder.free[name] = holder.free.get(name, 0) + 2 * amount",
+    ),
+    Mutation(
+        "a requeued job is leased although its last attempt has still to stop",
+        "core/job.py",
+        "return self.state is JobState.QUEUED and not self.stopping",
+        "return self.state is JobState.QUEUED",
+    ),
+    Mutation(
+        "dependants of a failed job go on waiting",
+        "core/settlement.py",
+        "            grave.append((dependant, _dependency_end(dead.spec.id, dead.state)))",
+        "            pass",
+    ),
+    Mutation(
+        "dependants of a failed job run all the same",
+        "core/settlement.py",
+        "            board.move(dependant, Cause.DEPENDENCY_FAILED)\n",
+        "            dependant.unmet = 0\n            board.enqueue(dependant, Cause.DEPENDENCIES_MET)\n            continue\n",
+    ),
+    Mutation(
+        "an at-most-once job starts before its lease is durable",
+        "core/leases.py",
+        "is_granted=not job.must_be_durable",
+        "is_granted=True",
+    ),
+    Mutation(
+        "a job with a key starts before its admission is durable",
+        "core/job.py",
+        "return bool(self.spec.key) or is_at_most_once(self.spec.options)",
+        "return is_at_most_once(self.spec.options)",
+    ),
+    Mutation(
+        "records of undone jobs stay in the log",
+        "master/committer.py",
+        "if effect.seq in gone:\n                continue",
+        "if effect.seq in gone and type(effect) is Admitted:\n                continue",
+    ),
+    Mutation(
+        "undone admissions are not struck out of the store",
+        "core/admission.py",
+        "    effects.append(Undone(job.seq))\n",
+        "",
+    ),
+    Mutation(
+        "a failed group is not written again",
+        "master/committer.py",
+        "            self._log[:0] = group\n",
+        "",
+    ),
+    Mutation(
+        "the board is not told of durable outcomes",
+        "master/master.py",
+        "            self.decide(events.OutcomesDurable(tuple(settled)))",
+        "            pass",
+    ),
+    Mutation(
+        "fences start anew with each master",
+        "core/board.py",
+        "self._next_fence = (epoch << FENCE_BITS) + 1",
+        "self._next_fence = (1 << FENCE_BITS) + 1",
+    ),
+    Mutation(
+        "giving back spends an attempt",
+        "core/leases.py",
+        "        lease.job.attempts -= 1\n",
+        "",
+    ),
+    Mutation(
+        "a job does not expire while it is leased",
+        "core/workers.py",
+        "            control.stop(board, job, Ending.EXPIRED, now, effects)",
+        "            if not job.fence:\n                control.stop(board, job, Ending.EXPIRED, now, effects)",
+    ),
+    Mutation(
+        "the master does not forgive its own sleep",
+        "core/workers.py",
+        "    if slept:\n",
+        "    if False and slept:\n",
+    ),
+    Mutation(
+        "a restart forgets who holds which lease",
+        "core/restore.py",
+        "        elif record.fence:\n",
+        "        elif False and record.fence:\n",
+    ),
+    Mutation(
+        "finished items of a chunk run again",
+        "core/leases.py",
+        "ranges = tuple(job.chunk.pending) if job.chunk else ((0, spec.items),)",
+        "ranges = ((0, spec.items),)",
+    ),
+    Mutation(
+        "a requeue keeps the spent budgets",
+        "core/control.py",
+        "    job.attempts = job.failures = job.crashes = 0\n",
+        "",
+    ),
+    Mutation(
+        "an order to stop is lost",
+        "core/board.py",
+        "        effects.append(TellStop(lease.worker, Stop(lease.fence, ending)))",
+        "        self.release(lease)",
+    ),
+)
+
+
+class Found(Struct, frozen=True):
+    """How the simulator took a mutation."""
+
+    seed: int  # -1: not found
+    sentence: str
+
+
+def hunt(mutation: Mutation, *, seeds: int = SEEDS, base: int = 0) -> Found:
+    """Run seeds on a mutated copy until one fails."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        shutil.copytree(ROOT / "cluster", Path(folder, "cluster"), ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "tests" / "sim", Path(folder, "tests", "sim"), ignore=shutil.ignore_patterns("__pycache__"))
+        Path(folder, "tests", "__init__.py").touch()
+        mutate(Path(folder, "cluster", mutation.file), mutation)
+        environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "tests.sim", "--seeds", str(seeds), "--base", str(base), "--jobs", "1"]
+        ended = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    found = re.search(r"^seed (\d+) FAILED: (.*)$", ended.stdout, re.MULTILINE)
+    if found is None:
+        return Found(-1, ended.stdout[-300:] + ended.stderr[-600:])
+    return Found(int(found[1]), found[2])
+
+
+def mutate(file: Path, mutation: Mutation) -> None:
+    """Plant the fault. Raises `ValueError` where its text does not occur exactly once."""
+    text = file.read_text()
+    if text.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.name!r}: its text occurs {text.count(mutation.old)} times in {mutation.file}")
+    file.write_text(text.replace(mutation.old, mutation.new))
+
+
+def main() -> int:
+    """Hunt all of them."""
+    missed = 0
+    for mutation in MUTATIONS:
+        found = hunt(mutation)
+        missed += found.seed < 0
+        print(f"{'MISSED' if found.seed < 0 else f'seed {found.seed}':>10}  {mutation.name}: {found.sentence[:150]}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
