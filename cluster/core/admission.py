@@ -93,7 +93,7 @@ def _admit(board: Board, spec: JobSpec, event: events.Submit, now: Now, effects:
         owner=event.owner,
     )
     board.next_seq += 1
-    job = Job(admitted)
+    job = Job(admitted, spec)
     if delay > 0:
         job.due_mono = now.mono + delay
     board.jobs[spec.id] = job

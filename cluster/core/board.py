@@ -93,20 +93,19 @@ class Board:
     def move(self, job: Job, cause: Cause) -> None:
         """Change a job's state by the table; the only writer of `Job.state`."""
         state = job.state
-        target = states.next_state(state, cause)
-        if job.is_in_lane and cause is not Cause.LEASE:
-            job.state = target
+        job.state = target = states.next_state(state, cause)
+        if state is JobState.QUEUED and cause is not Cause.LEASE and not job.stopping:
             self.placement.forget(job)
-        job.state = target
-        self.counts[state] -= 1
-        self.counts[target] += 1
+        counts = self.counts
+        counts[state] -= 1
+        counts[target] += 1
         if job.unmet and target is not JobState.WAITING:
             self.stop_waiting(job)
 
     def enqueue(self, job: Job, cause: Cause, *, first: bool = False) -> None:
         """Make a job leasable, unless an earlier attempt of it has still to be seen dead."""
         self.move(job, cause)
-        if job.is_in_lane:
+        if not job.stopping:
             self.placement.push(job, first=first)
 
     def wait_for(self, job: Job, dependency: JobId) -> None:

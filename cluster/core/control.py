@@ -107,4 +107,4 @@ def _revive(stored: StoredJob) -> Job:
     admitted = Admitted(stored.seq, stored.spec, stored.submitted)
     outcome = stored.outcome
     assert outcome is not None  # noqa: S101 - a stored job that the board has forgotten has ended
-    return Job(admitted, state=outcome.state, run=stored.run, is_settled=True)
+    return Job(admitted, stored.spec, state=outcome.state, run=stored.run, is_settled=True)

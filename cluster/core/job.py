@@ -19,6 +19,7 @@ class Job(Struct, gc=False, eq=False):
     """One job as the board has it."""
 
     admitted: Admitted
+    spec: JobSpec  # what was submitted: `admitted.spec`, at hand because everyone asks for it
     state: JobState = JobState.SUBMITTED  # written by `Board.move` only
     run: int = 1
     attempts: int = 0  # leases of this run that were not given back
@@ -35,11 +36,6 @@ class Job(Struct, gc=False, eq=False):
     started: float = 0.0  # wall time of the last lease
     worker: WorkerId = ""  # holder of the last lease
     chunk: Progress | None = None
-
-    @property
-    def spec(self) -> JobSpec:
-        """What was submitted."""
-        return self.admitted.spec
 
     @property
     def seq(self) -> int:
@@ -59,7 +55,8 @@ class Job(Struct, gc=False, eq=False):
     @property
     def must_be_durable(self) -> bool:
         """It may not start before its admission, nor (at most once) before its lease, is durable."""
-        return bool(self.spec.key) or is_at_most_once(self.spec.options)
+        options = self.spec.options
+        return (options.crash_limit == 0 and is_at_most_once(options)) or self.spec.key != ""
 
 
 class LeaseHeld(Struct, gc=False, eq=False):

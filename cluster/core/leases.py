@@ -64,7 +64,7 @@ def describe(board: Board, fence: Fence) -> Lease:
     """The lease as its worker gets it; the payloads of its `inputs` are the shell's to fill in."""
     held = board.leases[fence]
     job, spec = held.job, held.job.spec
-    inputs = tuple((dependency, b"") for dependency in spec.inputs)
+    inputs = tuple((dependency, b"") for dependency in spec.inputs) if spec.inputs else ()
     if not spec.items:
         return Lease(fence, spec.id, held.run, held.attempt, spec.function, spec.args, spec.options, inputs)
     ranges = tuple(job.chunk.pending) if job.chunk else ((0, spec.items),)

@@ -85,7 +85,14 @@ def _seat(board: Board, record: StoredJob, now: Now) -> Job:
     """Put one stored job on the board, as if just admitted."""
     is_first_run = record.run == 1
     admitted = Admitted(record.seq, record.spec, record.submitted, record.due, record.expires)
-    job = Job(admitted, run=record.run, attempts=record.attempts, failures=record.failures, crashes=record.crashes)
+    job = Job(
+        admitted,
+        record.spec,
+        run=record.run,
+        attempts=record.attempts,
+        failures=record.failures,
+        crashes=record.crashes,
+    )
     job.chunk = decode_progress(record.progress) if record.progress else None
     if record.due > now.wall and (is_first_run or record.failures or record.crashes):
         job.due_mono = now.mono + min(record.due - now.wall, _longest_delay(record))

@@ -68,7 +68,8 @@ def spec(name: str = "", options: Options | None = None, **fields: Any) -> JobSp
 
 def job(name: str = "", options: Options | None = None, *, seq: int = 1) -> Job:
     """A job that no board has."""
-    return Job(Admitted(seq, spec(name, options), WALL))
+    admitted = Admitted(seq, spec(name, options), WALL)
+    return Job(admitted, admitted.spec)
 
 
 def worker(resources: dict[str, int] | None = None, labels: Sequence[tuple[str, str]] = ()) -> WorkerHeld:
