@@ -1,12 +1,12 @@
 """`cluster`: one machine, or a handful, as one durable pool of processes.
 
-    import cluster
+import cluster
 
-    cluster.submit(pow, (2, 10)).result()
+cluster.submit(pow, (2, 10)).result()
 
-    with cluster.local(slots=4, store="sqlite:///runs.db") as c:
-        job = c.submit(func, args, retries=3, timeout=60)
-        print(job.result())
+with cluster.local(slots=4, store="sqlite:///runs.db") as c:
+    job = c.submit(func, args, retries=3, timeout=60)
+    print(job.result())
 """
 
 from __future__ import annotations

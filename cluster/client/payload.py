@@ -142,6 +142,19 @@ def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], where: str, error: Exc
 # --- results and errors -------------------------------------------------------------------------------------------
 
 
+# Whole pickles, by their one opcode with its number of bytes in all: None, a bool, a small int; and, in a frame, a
+# longer int or a float.
+_ATOMS_ALONE = {b"N": 4, b"\x88": 4, b"\x89": 4, b"K": 5}
+_ATOMS_IN_FRAME = {b"M": 15, b"J": 17, b"G": 21}
+
+
+def is_atom(payload: bytes) -> bool:
+    """Whether unpickling it runs no code, and makes nothing whose identity could matter."""
+    if payload[:3] == b"\x80\x05\x95":  # protocol 5, and a frame around the rest
+        return _ATOMS_IN_FRAME.get(payload[11:12]) == len(payload)
+    return payload[:2] == b"\x80\x05" and _ATOMS_ALONE.get(payload[2:3]) == len(payload)
+
+
 def load_result(payload: bytes, job: str = "") -> Any:
     """What the task returned.
 

@@ -9,7 +9,16 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from cluster.client.payload import collecting, dump_call, dump_items, error_of, load_result, rebuild_error, reduce_job
+from cluster.client.payload import (
+    collecting,
+    dump_call,
+    dump_items,
+    error_of,
+    is_atom,
+    load_result,
+    rebuild_error,
+    reduce_job,
+)
 from cluster.core.records import Certificate, Ending, Outcome
 from cluster.core.states import JobState
 from cluster.errors import (
@@ -204,6 +213,18 @@ def test_whatever_a_result_does_when_it_is_unpickled_is_an_error_of_its_job(erro
 
     assert e.value.job == "fit"
     assert type(e.value.__cause__) is type(error)
+
+
+@pytest.mark.parametrize("value", [None, True, False, 0, 255, 256, -1, 65536, 2**31 - 1, 1.5, float("inf")])
+def test_a_number_a_truth_or_nothing_is_an_atom(value: object) -> None:
+    assert is_atom(pickle.dumps(value, 5))
+
+
+@pytest.mark.parametrize(
+    "value", ["", "abc", b"", b"\x01" * 4, (), (1,), [], {}, 2**40, 1j, Trap(ValueError()), object()]
+)
+def test_whatever_could_run_code_or_have_an_identity_is_no_atom(value: object) -> None:
+    assert not is_atom(pickle.dumps(value, 5))
 
 
 def test_bytes_that_are_no_pickle_are_an_error_of_their_job() -> None:

@@ -40,7 +40,7 @@ with cluster.local(slots=2, store=sys.argv[2]) as c:
                 if n % 13 == 0:
                     job.result(timeout=20)
                 if n % 17 == 0:
-                    c.submit(abs, (-n,), delay=60).cancel()
+                    c.submit(abs, (-n,), delay=0.5).cancel()
                 if n % 19 == 0:
                     job.accepted(timeout=20)
                 if n % 50 == 0:

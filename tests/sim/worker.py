@@ -1,7 +1,7 @@
 """A worker as the master may meet it: it leases, runs, reports, freezes, dies and comes back as another one.
 
 What it owes the master: it believes in its leases until `timeout` after it *sent* its last answered heartbeat (or
-registration), and kills its attempts then; it never has two polls out; a poll whose answer is lost costs it its
+registration), begins nothing after that, and kills its attempts then; it never has two polls out; a poll whose answer is lost costs it its
 incarnation, for it can't know what it was given; it repeats a report until that is durable (a master that died with an
 undurable one gives the lease back to it); before it leaves it has reported whatever it began.
 """
@@ -254,6 +254,8 @@ class Worker:
     # --- attempts ------------------------------------------------------------------------------------------------------
 
     def _begin_next(self) -> None:
+        if self.valid_until <= self._world.now:
+            return  # thawed too late: `_guard` is about to give everything up
         running = sum(attempt.is_begun for attempt in self.held.values())
         for attempt in list(self.held.values()):
             if running >= self._template.slots:
