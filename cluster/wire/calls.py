@@ -1,0 +1,277 @@
+"""Every call that may cross the network: one closed table of desk, method, arguments, answer and roles.
+
+What is not in `CALLS` does not exist for a peer. Arguments and answers are typed records, decoded by type at the
+boundary; a call whose arguments don't fit their type is refused before any desk sees it. A served desk has one method
+for each entry, `method(peer, said) -> answer`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from cluster.core.records import (
+    Digest,
+    Fence,
+    FunctionBlob,
+    JobId,
+    JobInfo,
+    JobSpec,
+    Lease,
+    Outcome,
+    Report,
+    Stop,
+    WorkerId,
+)
+from cluster.wire.keys import Role
+from cluster.wire.messages import Health, Hello, JobHistory, Progress, Refusal, Stats, WorkerInfo
+
+PROTOCOL_VERSION = 1
+
+# --- the jobs desk --------------------------------------------------------------------------------------------------
+
+
+class Nothing(Struct, frozen=True):
+    """No arguments, or no answer."""
+
+
+class Submit(Struct, frozen=True):
+    """Jobs in order. Answered once they are decided; what becomes of them is told by `listen`.
+
+    `again` says that some may have been submitted before (an answer was lost, or the master restarted): then each id
+    is looked up in the store too, and a job that is there is answered for, not admitted anew.
+    """
+
+    session: str
+    jobs: tuple[JobSpec, ...]
+    functions: tuple[FunctionBlob, ...]
+    again: bool = False
+
+
+class Listen(Struct, frozen=True):
+    """Wait, at most `timeout` seconds, for something to tell. `seen` acknowledges every mark up to it."""
+
+    session: str
+    seen: int
+    timeout: float
+
+
+class Said(Struct, frozen=True):
+    """A running job of this session's said how far it is."""
+
+    job: JobId
+    progress: Progress
+
+
+class Told(Struct, frozen=True):
+    """What a session is told; the same again until a later `listen` acknowledges its mark."""
+
+    mark: int
+    accepted: tuple[JobId, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    ended: tuple[Outcome, ...] = ()
+    progress: tuple[Said, ...] = ()
+
+
+class Session(Struct, frozen=True):
+    """One session."""
+
+    session: str
+
+
+class Watch(Struct, frozen=True):
+    """Have the outcomes of these jobs told to the session."""
+
+    session: str
+    jobs: tuple[JobId, ...]
+
+
+class Cancel(Struct, frozen=True):
+    """Stop these; answered with one verdict each, after at most `timeout` seconds."""
+
+    jobs: tuple[JobId, ...]
+    timeout: float
+
+
+class JobArgs(Struct, frozen=True):
+    """One job."""
+
+    job: JobId
+
+
+class Page(Struct, frozen=True):
+    """A page of a listing."""
+
+    state: str | None = None
+    tag: str | None = None
+    batch: str | None = None
+    queue: str | None = None
+    limit: int = 1000
+    after: int = 0
+
+
+class PageOfJobs(Struct, frozen=True):
+    """Some jobs, and the mark to go on from (0: no more)."""
+
+    jobs: tuple[JobInfo, ...]
+    mark: int
+
+
+class Requeue(Struct, frozen=True):
+    """New runs of ended jobs; all or none."""
+
+    jobs: tuple[JobId, ...]
+
+
+class Purge(Struct, frozen=True):
+    """Drop these dead letters, history and all."""
+
+    jobs: tuple[JobId, ...]
+
+
+class QueueArgs(Struct, frozen=True):
+    """One queue."""
+
+    queue: str
+
+
+# --- the work desk --------------------------------------------------------------------------------------------------
+
+
+class Register(Struct, frozen=True):
+    """A worker joins, or comes back to a restarted master with the leases that it holds."""
+
+    hello: Hello
+    held: tuple[Fence, ...] = ()
+
+
+class Welcome(Struct, frozen=True):
+    """What a worker must know. It kills the attempts of the leases in `drop`: nobody will take their outcome."""
+
+    drop: tuple[Fence, ...] = ()
+    heartbeat_interval_seconds: float = 2.0
+    heartbeat_timeout_seconds: float = 10.0
+
+
+class WorkListen(Struct, frozen=True):
+    """Wait, at most `timeout` seconds, for leases (up to the worker's credit) or orders."""
+
+    worker: WorkerId
+    seen: int
+    timeout: float
+
+
+class Work(Struct, frozen=True):
+    """Leases and orders; the same again until a later `listen` acknowledges its mark."""
+
+    mark: int
+    leases: tuple[Lease, ...] = ()
+    stops: tuple[Stop, ...] = ()
+
+
+class Tell(Struct, frozen=True):
+    """All that a turn of a worker has to say. Answered once its reports are committed; idempotent by fence.
+
+    `credit`: how many leases more the worker wants from now on; None leaves it as it is.
+    """
+
+    worker: WorkerId
+    reports: tuple[Report, ...] = ()
+    stopped: tuple[Fence, ...] = ()
+    given_back: tuple[Fence, ...] = ()
+    progress: tuple[Progress, ...] = ()
+    credit: int | None = None
+
+
+class Heartbeat(Struct, frozen=True):
+    """A worker lives."""
+
+    worker: WorkerId
+    health: Health
+
+
+class FetchFunction(Struct, frozen=True):
+    """The pickled task of a lease."""
+
+    digest: Digest
+
+
+class WorkerArgs(Struct, frozen=True):
+    """One worker, by id or (for operators) by name."""
+
+    worker: WorkerId
+
+
+# --- the admin desk -------------------------------------------------------------------------------------------------
+
+
+class Shutdown(Struct, frozen=True):
+    """Stop the master: after a drain, or at once."""
+
+    drain: bool = True
+
+
+class MasterInfo(Struct, frozen=True):
+    """Who answers at an address."""
+
+    pid: int
+    address: str
+    store: str
+    epoch: int
+    version: str
+    python: str
+    started: float  # wall time
+    is_draining: bool = False
+    store_trouble: str = ""  # why the store takes no jobs now; empty: it does
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+class Call(Struct, frozen=True):
+    """One entry: its arguments' record, its answer's type, who may call it."""
+
+    args: type[Struct]
+    answer: Any
+    roles: frozenset[Role]
+    # Not idempotent by itself: the request's id and answer are committed together with its effect, so that a repeated
+    # request, after a restart too, is answered and not carried out again.
+    is_once: bool = False
+
+
+_EVERYONE = frozenset(Role)
+_CLIENTS = frozenset({Role.CLIENT, Role.ADMIN})
+_WORKERS = frozenset({Role.WORKER})
+_ADMINS = frozenset({Role.ADMIN})
+
+CALLS: dict[tuple[str, str], Call] = {
+    ("jobs", "open"): Call(Nothing, str, _CLIENTS),
+    ("jobs", "close"): Call(Session, None, _CLIENTS),
+    ("jobs", "submit"): Call(Submit, None, _CLIENTS),
+    ("jobs", "listen"): Call(Listen, Told, _CLIENTS),
+    ("jobs", "watch"): Call(Watch, tuple[JobInfo | None, ...], _CLIENTS),
+    ("jobs", "cancel"): Call(Cancel, tuple[bool, ...], _CLIENTS),
+    ("jobs", "info"): Call(JobArgs, JobInfo, _CLIENTS),
+    ("jobs", "outcome"): Call(JobArgs, Outcome | None, _CLIENTS),
+    ("jobs", "page"): Call(Page, PageOfJobs, _CLIENTS),
+    ("jobs", "history"): Call(JobArgs, JobHistory, _CLIENTS),
+    ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS),
+    ("jobs", "explain"): Call(JobArgs, str, _CLIENTS),
+    ("jobs", "requeue"): Call(Requeue, tuple[JobInfo, ...], _CLIENTS, is_once=True),
+    ("jobs", "purge"): Call(Purge, int, _CLIENTS),
+    ("jobs", "stats"): Call(Nothing, Stats, _CLIENTS),
+    ("jobs", "workers"): Call(Nothing, tuple[WorkerInfo, ...], _CLIENTS),
+    ("jobs", "pause"): Call(QueueArgs, None, _CLIENTS),
+    ("jobs", "resume"): Call(QueueArgs, None, _CLIENTS),
+    ("work", "register"): Call(Register, Welcome, _WORKERS),
+    ("work", "listen"): Call(WorkListen, Work, _WORKERS),
+    ("work", "tell"): Call(Tell, None, _WORKERS),
+    ("work", "heartbeat"): Call(Heartbeat, None, _WORKERS),
+    ("work", "fetch_function"): Call(FetchFunction, FunctionBlob, _WORKERS),
+    ("work", "leave"): Call(WorkerArgs, None, _WORKERS),
+    ("admin", "ping"): Call(Nothing, MasterInfo, _EVERYONE),
+    ("admin", "drain"): Call(WorkerArgs, None, _ADMINS),
+    ("admin", "undrain"): Call(WorkerArgs, None, _ADMINS),
+    ("admin", "shutdown"): Call(Shutdown, None, _ADMINS),
+}
