@@ -12,12 +12,14 @@ with cluster.local(slots=4, store="sqlite:///runs.db") as c:
 from __future__ import annotations
 
 from cluster.client.batch import Batch
+from cluster.client.connect import connect, connect_default
 from cluster.client.default import gather, map, set_factory, starmap, submit, use  # noqa: A004 - as in Pool and Executor
 from cluster.client.handle import Cluster
 from cluster.client.job import Job
 from cluster.client.task import task
 from cluster.core.records import Certificate, JobInfo, RetryPolicy
 from cluster.core.states import JobState
+from cluster.deploy.launch import launch
 from cluster.embedded.local import local
 from cluster.errors import (
     ClusterError,
@@ -78,8 +80,10 @@ __all__ = [
     "UnknownJob",
     "WorkerInfo",
     "WorkerLost",
+    "connect",
     "current_job",
     "gather",
+    "launch",
     "local",
     "map",
     "starmap",
@@ -88,4 +92,4 @@ __all__ = [
     "use",
 ]
 
-set_factory(local)
+set_factory(local, connect_default)

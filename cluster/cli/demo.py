@@ -1,216 +1,118 @@
-"""The demo: a real analysis, twice, and the worst that can happen to it on one machine.
+"""The demo: a real analysis on a cluster of processes, and each kind of process killed in the middle of it.
 
-    this process                                    the second run's process
-    first.db: client, master, worker                second.db: client, master, worker
-       └ nursery ─ children  ✗ one of them             └ nursery ─ children
-                                                    ✗ all of them; then this process opens second.db and goes on
+    this process: client ──► master ◄── worker one ── nursery ── child   ✗ a child, after a quarter of the jobs
+                               ✗    ◄── worker two ── nursery ── child   ✗ a worker, after half of them
+                               the keeper starts again what dies         ✗ the master, after three quarters
 
-The first run is killed in one child and goes on by itself. The second run lives in a process of its own, which is killed
-as a whole; what it had acknowledged is in its store, and this process finishes it. In the end both runs must have told
-the same of the standard library, and of every acknowledged job exactly one outcome. Ctrl-C at any moment ends what runs;
-the stores stay where they were announced to be.
+Everything is what `cluster up configs/local.yaml` makes; only the state lies in a folder of the demo's own, and the
+port is whichever is free. In the end every acknowledged job must have exactly one outcome. Ctrl-C at any moment brings
+the cluster down; its store stays where it was announced to be.
 """
 
 from __future__ import annotations
 
+import os
 import platform
-import subprocess
-import sys
-import tempfile
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-import msgspec
+import psutil
 from rich.console import Console
-from rich.table import Table
 
 import cluster
-from cluster.cli.demo_kill import kill_child, kill_with_descendants
-from cluster.cli.demo_run import Audit, Snapshot, Watch, audit, packages_of, submit_analysis
-from cluster.cli.demo_tasks import PackageReport, most_complex, standard_library
-from cluster.cli.demo_victim import Acknowledged, Task
-from cluster.cli.demo_view import View, print_functions
+from cluster.cli.demo_kill import kill_child
+from cluster.cli.demo_report import (
+    Result,
+    files_in,
+    print_complaints,
+    print_most_complex,
+    print_results,
+    state_folder,
+    store_url,
+)
+from cluster.cli.demo_run import Watch, audit, packages_of, submit_analysis
+from cluster.cli.demo_tasks import standard_library
+from cluster.cli.demo_view import View
+from cluster.deploy.launch import LaunchedCluster
+from cluster.deploy.status import status
 
-FIRST_STORE = "first.db"
-SECOND_STORE = "second.db"
+STORE = "demo.db"
+CONFIG = "local.yaml"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one run came to."""
-
-    title: str
-    audit: Audit
-    packages: tuple[PackageReport, ...]
-    seconds: float
-
-
-def run_demo(state: Path | None, slots: int | None) -> int:
+def run_demo(state: Path | None) -> int:
     """Tell the whole story; 0 if nothing was lost."""
     console = Console(highlight=False)
-    folder = state_folder(state)
+    folder = state_folder(state, (STORE,))
     root = standard_library()
     console.print(f"Analysing the standard library of Python {platform.python_version()}: {root}")
     console.print(f"State: {folder}", soft_wrap=True)
-
-    first = first_run(console, folder, root, slots)
-    second = second_run(console, folder, root, slots)
-
-    console.print("\n[bold]The ten most complex functions[/]")
-    print_functions(console, most_complex(found for one in first.packages for found in one.most_complex), root)
+    result = run(console, folder, root)
+    print_most_complex(console, result.packages, root)
     console.print()
-    print_results(console, [first, second])
+    print_results(console, [result])
     console.print(f"State: {folder}", soft_wrap=True)
-    return verdict(console, first, second)
-
-
-def state_folder(state: Path | None) -> Path:
-    """Where the stores go. Stores of an earlier demo are not touched: they would mix two stories."""
-    if state is None:
-        return Path(tempfile.mkdtemp(prefix="cluster-demo-"))
-    state.mkdir(parents=True, exist_ok=True)
-    for name in (FIRST_STORE, SECOND_STORE):
-        if (state / name).exists():
-            raise cluster.Refused(f"{state} holds the state of an earlier demo ({name}); name another folder")
-    return state.resolve()
-
-
-def first_run(console: Console, folder: Path, root: Path, slots: int | None) -> Result:
-    """A run in this process, with one child killed halfway."""
-    console.print("\n[bold]1. A durable run; one child is killed halfway[/]")
-    store = store_url(folder, FIRST_STORE)
-    with cluster.local(slots=slots, store=store) as c, View(console) as view:
-        jobs = submit_analysis(c, root)
-        c.flush()
-        watch = Watch(c, jobs)
-        halfway = watch.until(len(jobs) // 2, view.show)
-        victim = watch.last_pid
-        if kill_child(victim):
-            view.say(f"SIGKILL to child {victim} after {halfway.done:,} jobs; the others go on")
-        end = watch.until(len(jobs), view.show)
-        return Result("child killed", audit(c, [job.id for job in jobs]), tuple(packages_of(c)), end.seconds)
-
-
-def second_run(console: Console, folder: Path, root: Path, slots: int | None) -> Result:
-    """A run in another process, killed as a whole and finished here."""
-    console.print("\n[bold]2. A second run; client, master, worker and children are killed halfway[/]")
-    store = store_url(folder, SECOND_STORE)
-    with View(console) as view:
-        acknowledged, seconds = run_and_kill(Task(store, str(root), slots), view)
-        opening = time.monotonic()
-        with cluster.local(slots=slots, store=store) as c:
-            jobs = [c.job(job) for job in acknowledged]
-            done_before = sum(info.state is cluster.JobState.COMPLETED for info in c.jobs())
-            view.say(f"the store is open again: {done_before:,} jobs are done, {len(jobs) - done_before:,} to go")
-            # Reopening the store is part of what the kill has cost.
-            seconds += time.monotonic() - opening
-            end = Watch(c, jobs, seconds_before=seconds).until(len(jobs), view.show)
-            return Result("all killed, resumed", audit(c, acknowledged), tuple(packages_of(c)), end.seconds)
-
-
-def run_and_kill(task: Task, view: View) -> tuple[list[str], float]:
-    """Run the victim until half of its jobs are done, then kill it and everything below it.
-
-    Returns:
-        The jobs that it had acknowledged, and how many seconds it had worked.
-    """
-    with victim_process(task) as process:
-        lines = victim_lines(process)
-        first_line = next(lines, None)
-        if first_line is None:
-            raise cluster.ClusterError(
-                f"the second run's process ended with status {process.wait()} before it had its jobs acknowledged; "
-                "its own words are above"
-            )
-        acknowledged = msgspec.json.decode(first_line, type=Acknowledged).jobs
-        seconds = 0.0
-        for line in lines:
-            snapshot = msgspec.json.decode(line, type=Snapshot)
-            seconds = snapshot.seconds
-            view.show(snapshot)
-            if snapshot.done * 2 >= snapshot.total:
-                break
-        began = time.monotonic()
-        killed = kill_with_descendants(process.pid)
-        view.say(f"SIGKILL to the whole process group: {killed} processes, gone in {time.monotonic() - began:.2f} s")
-        return acknowledged, seconds
-
-
-@contextmanager
-def victim_process(task: Task) -> Iterator[subprocess.Popen[bytes]]:
-    """The second run's process, in a session of its own; however this is left, nothing of it stays."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cluster.cli.demo_victim", msgspec.json.encode(task).decode()],
-        stdin=subprocess.PIPE,  # it ends with this pipe, should the demo itself be killed
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        kill_with_descendants(process.pid)
-        process.communicate()
-
-
-def victim_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What the victim says, until it ends."""
-    output: IO[bytes] | None = process.stdout
-    if output is None:
-        raise AssertionError("the victim is started with a pipe as its output")
-    return iter(output)
-
-
-def store_url(folder: Path, name: str) -> str:
-    """The address of a store in the state folder."""
-    return f"sqlite:///{folder / name}"
-
-
-def print_results(console: Console, results: list[Result]) -> None:
-    """One line for each run."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("run")
-    for heading in ("acknowledged", "done", "re-run", "lost", "seconds", "jobs/s"):
-        table.add_column(heading, justify="right")
-    for number, result in enumerate(results, start=1):
-        told = result.audit
-        table.add_row(
-            f"{number}. {result.title}",
-            f"{told.acknowledged:,}",
-            f"{told.done:,}",
-            str(told.rerun),
-            str(len(told.lost)),
-            f"{result.seconds:.1f}",
-            f"{told.done / result.seconds:,.0f}",
-        )
-    console.print(table)
-
-
-def verdict(console: Console, first: Result, second: Result) -> int:
-    """The last sentence, and the exit status."""
-    done = first.audit.done + second.audit.done
-    rerun = first.audit.rerun + second.audit.rerun
-    lost = len(first.audit.lost) + len(second.audit.lost)
-    console.print(f"jobs done {done:,}, re-run {rerun}, lost {lost}", style="bold")
-    if not (first.audit.is_clean and second.audit.is_clean):
-        for result in (first, second):
-            for word in ("lost", "doubled", "failed"):
-                for job in getattr(result.audit, word):
-                    console.print(f"{word}: job {job} of run '{result.title}'", style="bold red")
+    told = result.audit
+    console.print(f"jobs done {told.done:,}, re-run {told.rerun}, lost {len(told.lost)}", style="bold")
+    if not told.is_clean:
+        print_complaints(console, [result])
         return 1
-    if first.packages != second.packages:
-        console.print("the two runs came to different results", style="bold red")
-        return 1
-    console.print(f"every acknowledged job has exactly one outcome, and both runs tell the same of {files_in(first)}")
+    console.print(f"every acknowledged job has exactly one outcome: {files_in(result)}")
     return 0
 
 
-def files_in(result: Result) -> str:
-    """What was analysed, in words."""
-    files = sum(package.files for package in result.packages)
-    functions = sum(package.functions for package in result.packages)
-    unparsable = sum(package.unparsable for package in result.packages)
-    return f"{functions:,} functions in {files:,} files ({unparsable} can't be parsed)"
+def config_file() -> Path:
+    """The checkout's `configs/local.yaml`, or the copy that an installed package carries."""
+    here = Path(__file__).parent
+    for file in (here.parents[1] / "configs" / CONFIG, here / CONFIG):
+        if file.exists():
+            return file
+    raise cluster.Refused(f"the demo's configuration {CONFIG} is missing from this installation; install it anew")
+
+
+def overrides_for(folder: Path) -> dict[str, str]:
+    """What differs from the file: a state of the demo's own, and a port that is free."""
+    return {
+        "name": f"demo-{os.getpid()}",
+        "master__bind": "tcp://127.0.0.1:0",
+        "master__store": store_url(folder, STORE),
+        "master__keys": str(folder / "keys"),
+        "log__dir": str(folder / "logs"),
+    }
+
+
+def run(console: Console, folder: Path, root: Path) -> Result:
+    """The analysis, with a child, a worker and the master killed on the way."""
+    file, overrides = config_file(), overrides_for(folder)
+    began = time.monotonic()
+    with cluster.launch(file, **overrides) as c, View(console) as view:
+        view.say(f"up after {time.monotonic() - began:.1f} s: a keeper, a master, two workers of one slot each")
+        jobs = submit_analysis(c, root)
+        c.flush()
+        watch = Watch(c, jobs)
+        murders = _murders(c, watch)
+        for quarter in (1, 2, 3):
+            so_far = watch.until(len(jobs) * quarter // 4, view.show)
+            view.say(f"after {so_far.done:,} jobs: {next(murders)}")
+        end = watch.until(len(jobs), view.show)
+        return Result("on a cluster", audit(c, [job.id for job in jobs]), tuple(packages_of(c)), end.seconds)
+
+
+def _murders(c: cluster.Cluster, watch: Watch) -> Iterator[str]:
+    """Kill one thing after another; what was killed, in words."""
+    assert isinstance(c, LaunchedCluster)  # noqa: S101 - what `launch` returns
+    workers = {worker.name: worker.pid for worker in c.workers()}
+    victim = watch.last_pid
+    name = next((name for name, pid in workers.items() if kill_child(victim, of=pid)), "")
+    yield f"SIGKILL to child {victim} of worker {name}" if name else f"child {victim} had ended by itself"
+    name, pid = next(iter(workers.items()))
+    yield _kill(pid, f"worker {name}")
+    yield _kill(status(c.config).master.pid, "the master")
+
+
+def _kill(pid: int, what: str) -> str:
+    process = psutil.Process(pid)
+    process.send_signal(signal.SIGKILL)  # psutil makes sure that the pid is still this process's
+    return f"SIGKILL to {what} (pid {pid}); the keeper restarts it"

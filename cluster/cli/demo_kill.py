@@ -22,9 +22,12 @@ GONE_TIMEOUT_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
 
-def kill_child(pid: int) -> bool:
-    """SIGKILL one process, if it belongs to this one: a pid may be someone else's by now."""
-    mine = {process.pid: process for process in psutil.Process().children(recursive=True)}
+def kill_child(pid: int, *, of: int | None = None) -> bool:
+    """SIGKILL one process, if it is a descendant of `of` (this process): a pid may be someone else's by now."""
+    try:
+        mine = {process.pid: process for process in psutil.Process(of).children(recursive=True)}
+    except psutil.NoSuchProcess:
+        return False
     if pid not in mine:
         return False
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -33,6 +33,7 @@ AnyJob: TypeAlias = cluster.Job[Any]
 class Slot(Struct, frozen=True, kw_only=True):
     """One slot as the view shows it."""
 
+    worker: str
     number: int
     pid: int
     job: str = ""  # the job's name; empty while the slot is idle
@@ -152,16 +153,17 @@ def submit_analysis(c: cluster.Cluster, root: Path) -> list[AnyJob]:
 
 def slots_of(c: cluster.Cluster, names: dict[str, str]) -> tuple[Slot, ...]:
     """What each slot is at, as the worker last said."""
-    health = [slot for worker in c.workers() for slot in worker.health.slots]
     return tuple(
         Slot(
+            worker=worker.name,
             number=slot.slot,
             pid=slot.pid,
             job=names.get(slot.job, slot.job),
             memory=slot.memory,
             cpu_percent=slot.cpu_percent,
         )
-        for slot in health
+        for worker in c.workers()
+        for slot in worker.health.slots
     )
 
 

@@ -73,14 +73,14 @@ def drawing(snapshot: Snapshot) -> RenderableType:
 def slot_table(slots: Sequence[Slot]) -> RenderableType:
     """A line for each slot: its process, its job, and what that costs."""
     table = Table(box=None, expand=True, padding=(0, 1), header_style="dim")
-    table.add_column("slot", justify="right", width=4)
+    table.add_column("slot", no_wrap=True, min_width=6)
     table.add_column("pid", justify="right", width=8)
     table.add_column("job at the last heartbeat", ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column("cpu", justify="right", width=6)
     table.add_column("memory", justify="right", width=9)
     for slot in slots[:MAX_SLOT_LINES]:
         table.add_row(
-            str(slot.number),
+            f"{slot.worker} {slot.number}",
             str(slot.pid),
             Text(slot.job or "-"),
             f"{slot.cpu_percent:.0f} %",

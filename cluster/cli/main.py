@@ -1,28 +1,33 @@
-"""The `cluster` command: its options, its exit statuses, and nothing else.
+"""The `cluster` command: its groups, its exit statuses, and nothing else.
 
-Exit status 0: done. 1: a job failed, or the demo lost one. 2: the caller's mistake, told in one sentence. 130: Ctrl-C.
-Each command imports what it needs when it runs, so that `cluster --version` answers at once.
+Exit status 0: done. 1: a job failed, or the demo lost one. 2: the caller's mistake, told in one sentence. 70: a defect of
+the kit. 130: Ctrl-C. A submitted command's own status goes before these, as does 124 where `job wait` ran out of time.
+Each command imports what it needs when it runs, so that `cluster --help` answers at once.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.errors import ClusterError
+from cluster.cli import dead, jobs, lifecycle, processes, queues
+from cluster.cli.option_groups import INTERRUPTED_STATUS
+from cluster.cli.submit import SubmitCommand, submit
+from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
 
 MISTAKE_STATUS = 2
-INTERRUPTED_STATUS = 130  # 128 + SIGINT, the shell's convention
+DEFECT_STATUS = 70  # EX_SOFTWARE of sysexits.h
+PROGRAM = "cluster"
+SHOW_TRACEBACK = "CLUSTER_TRACEBACK"
 
 app = typer.Typer(
-    name="cluster",
+    name=PROGRAM,
     help="Durable process pools for one machine, or a handful.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -30,6 +35,8 @@ app = typer.Typer(
 def print_version(asked: bool) -> None:
     """Print the version and leave, if that is what was asked."""
     if asked:
+        import importlib.metadata
+
         try:
             version = importlib.metadata.version("cluster-kit")
         except importlib.metadata.PackageNotFoundError:
@@ -48,19 +55,39 @@ def options(
     del version
 
 
+# The order of the help: bring up, use, look closer, single processes.
+lifecycle.add_to(app)
+app.command(cls=SubmitCommand)(submit)
+app.add_typer(jobs.app, name="job")
+app.add_typer(dead.app, name="dead")
+app.add_typer(queues.app, name="queue")
+processes.add_to(app)
+
+
 @app.command()
 def demo(
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="In one process, run twice; the second run is killed as a whole.")
+    ] = False,
     state: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the stores of the two runs; made if missing.", show_default="a fresh one"),
+        Path | None, typer.Option(help="Folder for the state; made if missing.", show_default="a fresh one")
     ] = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="Jobs at a time.", show_default="all usable cpus")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="With --embedded: jobs at a time.", show_default="all usable cpus")
+    ] = None,
 ) -> None:
     """Analyse the standard library on a durable cluster, kill parts of it, and lose nothing."""
-    from cluster.cli.demo import run_demo
-
+    if slots is not None and not embedded:
+        raise Refused("--slots goes with --embedded; on a cluster the slots are those of configs/local.yaml")
     try:
-        status = run_demo(state, slots)
+        if embedded:
+            from cluster.cli.demo_embedded import run_embedded
+
+            status = run_embedded(state, slots)
+        else:
+            from cluster.cli.demo import run_demo
+
+            status = run_demo(state)
     except KeyboardInterrupt:
         typer.echo("cluster: interrupted; nothing is left running", err=True)
         status = INTERRUPTED_STATUS
@@ -70,10 +97,33 @@ def demo(
 def main() -> None:
     """Run the command; the entry point of the console script."""
     try:
-        app()
+        app(prog_name=PROGRAM)
     except ClusterError as error:
         typer.echo(f"cluster: {error}", err=True)
+        if hint := hint_of(error):
+            typer.echo(f"hint: {hint}", err=True)
         sys.exit(MISTAKE_STATUS)
+    except OSError as error:
+        typer.echo(f"cluster: {error}", err=True)
+        sys.exit(MISTAKE_STATUS)
+    except Exception as error:
+        if os.environ.get(SHOW_TRACEBACK):
+            raise
+        typer.echo(
+            f"cluster: this is a defect of the kit: {type(error).__name__}: {error}\n"
+            f"hint: {SHOW_TRACEBACK}=1 shows the traceback, which belongs into the report",
+            err=True,
+        )
+        sys.exit(DEFECT_STATUS)
+
+
+def hint_of(error: ClusterError) -> str:
+    """What to try next; empty where the sentence says it already."""
+    if isinstance(error, UnknownJob):
+        return "`cluster job list` shows the jobs that are there"
+    if isinstance(error, MasterUnavailable):
+        return "`cluster status FILE` shows whether it runs, `cluster up FILE` starts it"
+    return ""
 
 
 if __name__ == "__main__":

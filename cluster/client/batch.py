@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from cluster.client import items
 from cluster.client.chunking import ChunkSizer
+from cluster.client.gate import Gate
 from cluster.client.job import MAX_CANCEL_SECONDS, EndWaiter, Job
 from cluster.client.options import Submission
 from cluster.client.session import Session
@@ -99,13 +100,13 @@ class Batch(Generic[R]):
         self._session = session
         self._errors = errors
         self._ordered = ordered
-        self._results = self._read()
+        self._results = self._read()  # made anew if Ctrl-C ends it
         self._begun = time.monotonic()
         self.bar: threading.Thread | None = None  # draws the progress, if that is wanted
         # Held by the feeder from `add` until the chunk is in the outbox; so that `cancel` finds each chunk in both or
         # in neither. Taken before `_changed`.
         self.submitting = threading.Lock()
-        self._changed = threading.Condition()
+        self._changed = Gate()
         # Guarded by `_changed`. `_arrivals` are pieces in the order in which they are to be read: of the input, or of
         # completion. `_job_ids` are all chunks, for whoever wants to look at them.
         self._arrivals: deque[Piece] = deque()
@@ -270,17 +271,29 @@ class Batch(Generic[R]):
             self._ended = time.monotonic()
 
     def _read(self) -> Generator[R, None, None]:
-        while (piece := self._next_piece()) is not None:
+        while (piece := self._wait_for_piece()) is not None:
             yield from self._read_piece(piece)
         if self.bar is not None:
             self.bar.join(_BAR_SECONDS)  # so that it is whole before the program prints what comes next
         self._check_complete()
 
+    def _wait_for_piece(self) -> Piece | None:
+        try:
+            return self._next_piece()
+        except KeyboardInterrupt:
+            # It stops this wait, not the map; a finished generator would look like the end of the results.
+            self._results = self._read()
+            raise
+
     def _next_piece(self) -> Piece | None:
         self._session.pass_on()
         with self._changed:
             self._changed.wait_for(self._has_next)
-            return self._arrivals.popleft() if self._arrivals else None
+            if not self._arrivals:
+                return None
+            piece = self._arrivals[0]
+            del self._arrivals[0]  # no call: Ctrl-C between taking it and having it would lose it
+            return piece
 
     def _has_next(self) -> bool:
         if self._arrivals:

@@ -2,7 +2,7 @@
 
     inside a job                     the surrounding cluster; not there yet, so a sentence that says so
     a `with` block or `use(c)`       the innermost one that is open
-    CLUSTER_ADDRESS is set           that cluster; connecting is not there yet, and nothing else is silently used
+    CLUSTER_ADDRESS is set           that cluster, connected to once; an error if it can't be reached
     otherwise                        one embedded cluster, made once, closed at exit after its jobs
 
 The stack is the process's, not the thread's: a thread started in a `with` block means the same cluster as its parent.
@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from cluster.client.options import SubmitOptions
-from cluster.errors import ClusterError, MasterUnavailable
+from cluster.errors import ClusterError
 from cluster.wire import dependency
 
 if TYPE_CHECKING:
@@ -36,13 +36,19 @@ Errors = Literal["raise", "return", "skip"]
 _lock = threading.RLock()
 _stack: list[Cluster] = []
 _factory: Callable[[], Cluster] | None = None
+_connect: Callable[[], Cluster] | None = None
 _embedded: Cluster | None = None
+# By address: the environment may change while a program runs.
+_connected: dict[str, Cluster] = {}
 
 
-def set_factory(factory: Callable[[], Cluster]) -> None:
-    """Say how the embedded cluster is made. Called by `cluster/__init__.py`: this room can't import that one."""
-    global _factory  # noqa: PLW0603 - one default per process is the point of this module
-    _factory = factory
+def set_factory(factory: Callable[[], Cluster], connect: Callable[[], Cluster] | None = None) -> None:
+    """Say how the embedded cluster is made, and how one connects to the cluster that the environment names.
+
+    Called by `cluster/__init__.py`: this room can't import the one, and importing the other here would be a cycle.
+    """
+    global _factory, _connect
+    _factory, _connect = factory, connect
 
 
 def push(handle: Cluster) -> None:
@@ -78,11 +84,17 @@ def current() -> Cluster:
             return _stack[-1]
         address = os.environ.get("CLUSTER_ADDRESS")
         if address:
-            raise MasterUnavailable(
-                f"CLUSTER_ADDRESS is {address!r}, and connecting to a running cluster is not there yet; "
-                f"unset it to use an embedded one"
-            )
+            return _connected.get(address) or _make_connected(address)
         return _embedded or _make_embedded()
+
+
+def _make_connected(address: str) -> Cluster:
+    if _connect is None:
+        raise ClusterError("no cluster can be connected to: import the package `cluster`, not one of its rooms alone")
+    handle = _connected[address] = _connect()
+    # Its jobs go on without this program; what it has submitted is handed over.
+    atexit.register(handle.close, wait=False)
+    return handle
 
 
 def _make_embedded() -> Cluster:

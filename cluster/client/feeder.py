@@ -40,15 +40,11 @@ def _start(session: Session, duty: Callable[[], None], name: str) -> threading.T
         try:
             duty()
         finally:
-            session.end_feeding()
+            session.end_feeding(thread)
 
-    session.begin_feeding()
     thread = threading.Thread(target=run, name=name, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is going down
-        session.end_feeding()
-        raise
+    session.begin_feeding(thread)
+    thread.start()
     return thread
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from cluster.client import default, functions, payload
+from cluster.client import default, forks, functions, payload
 from cluster.client.batch import Batch, MapCall, check_errors
 from cluster.client.feeder import start_map
 from cluster.client.job import Job
@@ -32,10 +32,11 @@ Errors = Literal["raise", "return", "skip"]
 
 _PAGE = 1000
 _CANCEL_SECONDS = 30.0
+_FAREWELL_SECONDS = 2.0
 
 
 class Cluster:
-    """A cluster to submit jobs to. Made by `cluster.local(...)`; use it as a context manager, or `close()` it."""
+    """A cluster to submit jobs to. Made by `cluster.local(...)` or `cluster.connect(...)`; use it as a context manager, or `close()` it."""
 
     def __init__(
         self,
@@ -43,10 +44,21 @@ class Cluster:
         *,
         owns_workers: bool,
         on_close: Callable[[], None] | None = None,
+        reconnect: Callable[[], JobsDesk] | None = None,
         max_unacknowledged: int = MAX_UNACKNOWLEDGED,
     ) -> None:
+        """Open a session at a desk.
+
+        Args:
+            desk: whom to talk to.
+            owns_workers: whether leaving a `with` block waits for the jobs.
+            on_close: ends what this handle owns.
+            reconnect: makes another desk for a forked child; None where a child can't have one.
+            max_unacknowledged: jobs that may be submitted and not acknowledged, before `submit` blocks.
+        """
         self.owns_workers = owns_workers
-        self._session = Session(desk, max_unacknowledged=max_unacknowledged)
+        self._opened = Session(desk, max_unacknowledged=max_unacknowledged)
+        self._reconnect = reconnect
         self._functions = functions.Functions()
         self._on_close = on_close
         self._closing = threading.Lock()
@@ -224,8 +236,11 @@ class Cluster:
 
     def requeue(self, jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId]) -> list[JobInfo]:
         """Start a new run of ended jobs; durable on return. All of them, or, with an error, none."""
-        several = [jobs] if isinstance(jobs, Job | JobInfo | str) else jobs
-        return self._session.reach().requeue([job if isinstance(job, str) else job.id for job in several])
+        return self._session.reach().requeue(_ids_of(jobs))
+
+    def purge(self, jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId]) -> int:
+        """Drop dead letters, history and all; how many there were. With an error, none is dropped."""
+        return self._session.reach().purge(_ids_of(jobs))
 
     def queue(self, name: str = "default") -> Queue:
         """A queue, to pause and resume it."""
@@ -243,7 +258,7 @@ class Cluster:
             cancel: first cancel those that have not ended. Without either, what has not ended stays in the store,
                 if that is a durable one, and its futures raise `Detached`.
         """
-        if not self._session.is_here():  # a fork owns nothing, and the lock may be held by a thread that isn't here
+        if not self._opened.is_here():  # a fork owns nothing, and the lock may be held by a thread that isn't here
             return
         with self._closing:
             if self._is_closed:
@@ -268,9 +283,22 @@ class Cluster:
         self.close(wait=self.owns_workers and kind is None)
 
     def __repr__(self) -> str:
-        return f"<Cluster {self._session.name}{' closed' if self._is_closed else ''}>"
+        return f"<Cluster {self._opened.name}{' closed' if self._is_closed else ''}>"
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _session(self) -> Session:
+        """The session of this process."""
+        opened = self._opened
+        if self._reconnect is None or opened.is_here() or self._is_closed:
+            return opened
+        with forks.reopening:
+            if not self._opened.is_here():
+                # The parent's desk, session and locks stay as they are: some thread of the parent may hold them.
+                self._closing = threading.Lock()
+                self._opened = Session(self._reconnect(), max_unacknowledged=opened.max_unacknowledged)
+        return self._opened
 
     def _shut_down(self) -> None:
         default.remove_all(self)
@@ -282,6 +310,9 @@ class Cluster:
             self._session.stop_submitting(
                 MasterUnavailable("this cluster handle is closed; open the cluster again to go on with it")
             )
+            if not self.owns_workers:
+                # A program that submits and ends: what it leaves behind is to be the cluster's.
+                self._session.wait_acknowledged(_FAREWELL_SECONDS)
 
     def _map_call(self, func: Callable[..., R] | str, options: Any, **shape: Any) -> MapCall:
         wanted = defaults_of(func)
@@ -338,6 +369,11 @@ def gather_results(jobs: Iterable[Job[R]], errors: Errors) -> list[R]:
             if errors == "return":
                 results.append(error)
     return results
+
+
+def _ids_of(jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId]) -> list[JobId]:
+    several = [jobs] if isinstance(jobs, Job | JobInfo | str) else jobs
+    return [job if isinstance(job, str) else job.id for job in several]
 
 
 def _shortest(iterables: Iterable[Any]) -> int | None:

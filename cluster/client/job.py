@@ -34,6 +34,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.client import items, payload
+from cluster.client.gate import Gate
 from cluster.client.refusals import UnreadRefusal
 from cluster.core.records import Certificate, Digest, JobId, JobInfo, Outcome
 from cluster.core.states import JobState
@@ -77,7 +78,7 @@ class Job(Future[R]):
     # Defaults on the class: a new job writes none of them. `_outcome`, `_state` and `_is_accepted` are written by the
     # deliverer, `_result`, `_exception` and `_is_decoded` by the thread that decodes (or by `_end`).
     _state: str = PENDING
-    _gate: threading.Condition | None = None
+    _gate: Gate | None = None
     _outcome: Outcome | None = None
     _info: JobInfo | None = None
     _progress: Progress | None = None
@@ -176,7 +177,7 @@ class Job(Future[R]):
             return self._result  # type: ignore[no-any-return]
         self._mark_read()
         try:
-            raise self._exception
+            raise self._exception.with_traceback(None)  # else it grows with each look, and keeps every looker's frames
         finally:
             # This frame hangs on the exception's traceback, and the exception on the job: break the circle.
             del self
@@ -200,7 +201,7 @@ class Job(Future[R]):
             self._wait_for(lambda: self._is_accepted or self._state != PENDING, timeout, "is not acknowledged")
         if not self._is_accepted and self._exception is not None:
             self._mark_read()
-            raise self._exception
+            raise self._exception.with_traceback(None)  # else it grows with each look, and keeps every looker's frames
         return self
 
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
@@ -268,22 +269,22 @@ class Job(Future[R]):
         raise TypeError(f"job {self.id} is settled by the cluster; this is for executors")
 
     if TYPE_CHECKING:
-        _condition: threading.Condition  # as typeshed has it, so that `as_completed(jobs)` type-checks
+        _condition: Gate  # as typeshed has it, so that `as_completed(jobs)` type-checks
     else:
 
         @property
-        def _condition(self) -> threading.Condition:
+        def _condition(self) -> Gate:
             """The gate, under the name by which the standard library takes it."""
             if self._state == PENDING:
                 self._session.check_here()  # nobody would ever notify it in a fork
             return self._gate or self._make_gate()
 
-    def _make_gate(self) -> threading.Condition:
+    def _make_gate(self) -> Gate:
         with _claim:
             if self._gate is None:
                 self._waiters = []
                 self._done_callbacks: list[Callable[[Future[Any]], object]] = []
-                self._gate = threading.Condition()
+                self._gate = Gate()
         if self._state == PENDING:
             self._session.hurry()  # whoever makes a gate is about to wait: what it waits for must be on its way
         return self._gate
@@ -425,7 +426,7 @@ def settle_all(settled: Iterable[tuple[Job[Any], Outcome]]) -> int:
 
 def accept_all(jobs: Iterable[Job[Any]]) -> int:
     """Mark jobs as durable and wake who waits for that; how many were not marked before."""
-    watched: list[threading.Condition] = []
+    watched: list[Gate] = []
     fresh = 0
     with _claim:
         for job in jobs:

@@ -14,15 +14,21 @@ Waking a thread costs more than submitting a job. So the sender isn't woken for 
 every half millisecond, and only from its deep sleep must it be rung. It runs from the beginning, because at interpreter
 exit no thread can be started.
 
-Locks: `_sending` before `lock`, which is the session's; `lock` is never held while something is sent.
+Locks: `_sending` before `lock`, which is the session's; `lock` is never held while something is sent. What the main
+thread touches here is proof against Ctrl-C (see `gate`).
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from cluster.core.records import Digest, FunctionBlob, JobSpec
+from cluster.client.gate import Bell, Gate
+from cluster.core.records import Digest, FunctionBlob, JobId, JobSpec
+
+if TYPE_CHECKING:
+    from cluster.client.job import Job
 
 # Enough for a batch to be worth its call, few enough that the workers start early in a long loop of submits.
 _MAX_WAITING = 128
@@ -35,40 +41,42 @@ Send = Callable[[list[JobSpec], tuple[FunctionBlob, ...]], None]
 class Outbox:
     """A queue of submissions with its sender. Thread-safe, but for `put`."""
 
-    def __init__(self, lock: threading.Lock, send: Send) -> None:
+    def __init__(self, lock: Gate, books: dict[JobId, Job[Any]], send: Send) -> None:
         """Make one, and start its sender.
 
         Args:
             lock: the session's, because a submission enters the outbox and the session's books in one step.
+            books: where the session has the jobs it waits for.
             send: passes a batch to the desk; must not raise, and is called by one thread at a time.
         """
         self._lock = lock
+        self._books = books
         self._send = send
         self._sending = threading.Lock()
         # Guarded by `_lock`. The counters only grow: what was put in, and what the desk has got of it.
         self._specs: list[JobSpec] = []
         self._functions: dict[Digest, FunctionBlob] = {}
-        self._put = 0
+        self.total = 0
         self._passed = 0
-        self._has_passed = threading.Condition(lock)
         self._is_asleep = False
         self._is_closed = False
-        self._bell = threading.Event()
+        self._bell = Bell()
         self._main = threading.main_thread().ident
         self._sender = threading.Thread(target=self._send_for_ever, name="cluster-sender", daemon=True)
         self._sender.start()
 
-    def put(self, spec: JobSpec, blob: FunctionBlob) -> None:
+    def put(self, job: Job[Any], spec: JobSpec, blob: FunctionBlob) -> None:
         """Add a submission. The lock is held, and `look_after` is called once it is not."""
-        self._specs.append(spec)
+        # No call in these lines, so that Ctrl-C finds all of a submission or nothing.
+        self._books[spec.id] = job
         self._functions[blob.digest] = blob
-        self._put += 1
+        self._specs += (spec,)
+        self.total += 1
 
     def look_after(self) -> None:
         """See to it that what was put in will be sent."""
         if self._is_asleep:
-            self._is_asleep = False
-            self._bell.set()
+            self._bell.ring()
         elif len(self._specs) >= _MAX_WAITING and threading.get_ident() != self._main:
             self.pass_on()
 
@@ -77,7 +85,7 @@ class Outbox:
         if not self._specs:
             return
         if threading.get_ident() == self._main:
-            self._bell.set()
+            self._bell.ring()
             return
         if not self._sending.acquire(blocking=False):
             return
@@ -86,22 +94,22 @@ class Outbox:
         finally:
             self._sending.release()
         if self._specs:  # came while we were sending, and its thread may have left it to us
-            self._bell.set()
+            self._bell.ring()
 
     def hurry(self) -> None:
         """Have all of it sent soon, by the sender. For callers that may hold locks."""
         if self._specs:
-            self._bell.set()
+            self._bell.ring()
 
     def pass_all(self) -> None:
         """Return once everything that was put in before is in the desk's hands."""
         with self._lock:
-            goal = self._put
+            goal = self.total
             if self._passed >= goal:
                 return
             if threading.get_ident() == self._main:
-                self._bell.set()
-                self._has_passed.wait_for(lambda: self._passed >= goal)
+                self._bell.ring()
+                self._lock.wait_for(lambda: self._passed >= goal)
                 return
         with self._sending:
             self._pass_batch()
@@ -109,7 +117,7 @@ class Outbox:
     def close(self) -> None:
         """End the sender. Nothing may be put in any more."""
         self._is_closed = True
-        self._bell.set()
+        self._bell.ring()
         if threading.current_thread() is not self._sender:
             self._sender.join()
 
@@ -123,17 +131,17 @@ class Outbox:
         self._send(specs, tuple(functions.values()))
         with self._lock:
             self._passed += len(specs)
-            self._has_passed.notify_all()
+            self._lock.notify_all()
 
     def _send_for_ever(self) -> None:
         idle_laps = 0
         while not self._is_closed:
-            self._bell.clear()
-            seen = self._put
+            self._bell.hush()
+            seen = self.total
             self.pass_on()
             if self._bell.wait(_LINGER_SECONDS):
                 continue
-            idle_laps = idle_laps + 1 if seen == self._put else 0
+            idle_laps = idle_laps + 1 if seen == self.total else 0
             if idle_laps >= _MAX_IDLE_LAPS:
                 self._sleep_deeply()
                 idle_laps = 0

@@ -11,7 +11,7 @@ The master is authoritative; everything here is a queue in front of it or an ech
 **Books.** `_mine` has the pending jobs that were submitted here: these are what a `with` block waits for. `_watched`
 has those of others that were asked for by id. A future leaves the books when it is done.
 
-**Locks.** `_lock` guards the books and the outbox. It is never held while the desk is called or a job's gate is taken,
+**Locks.** `_lock` guards the books and the outbox, and Ctrl-C can't break it (see `gate`). It is never held while the desk is called or a job's gate is taken,
 because the desk may answer in the very call of `submit` (a memory store commits in the appending thread).
 
 **Who dies.** The master raises: the jobs of that batch end with the reason, and after anything but a refusal, so does
@@ -34,6 +34,7 @@ from typing import Any, TypeVar
 
 from cluster.client import forks
 from cluster.client.callbacks import Callbacks
+from cluster.client.gate import Gate
 from cluster.client.job import (
     Job,
     accept_all,
@@ -73,22 +74,23 @@ class Session:
         self.name = base64.b32encode(os.urandom(10)).decode().lower()[:10]
         self._desk = desk
         self._generation = forks.generation
-        self._max_unacknowledged = max_unacknowledged
+        self.max_unacknowledged = max_unacknowledged
         self._submit_timeout_seconds = submit_timeout_seconds
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-        # Notified when there may be room for a submit again, or less to wait for.
-        self._changed = threading.Condition(self._lock)
+        self._lock = Gate()
+        # The same under another name, where it is notified that there may be room for a submit again, or less to wait
+        # for.
+        self._changed = self._lock
         # Guarded by `_lock`.
         self._mine: dict[JobId, Job[Any]] = {}
         self._watched: dict[JobId, Job[Any]] = {}
-        self._unacknowledged = 0
-        self._feeding = 0  # threads that will submit more: maps that still read their input
+        self._acknowledged = 0  # or refused
+        self._feeding: set[threading.Thread] = set()  # they will submit more: maps that still read their input
         self._failure: ClusterError | None = None  # once set, nothing is submitted any more
         self._refusals: weakref.WeakValueDictionary[JobId, UnreadRefusal] = weakref.WeakValueDictionary()
         self._callbacks = Callbacks(self._wake_waiting)
         self._number = desk.open(self)
-        self._outbox = Outbox(self._lock, self._send)
+        self._outbox = Outbox(self._lock, self._mine, self._send)
         self.pass_on = self._outbox.pass_on
         self.hurry = self._outbox.hurry
         self.call_back = self._callbacks.call
@@ -108,15 +110,13 @@ class Session:
         """
         if forks.generation != self._generation:
             raise forks.forked_error()
-        if self._unacknowledged >= self._max_unacknowledged:
+        if self._outbox.total - self._acknowledged >= self.max_unacknowledged:
             self._wait_for_room()
         with self._lock:
             failure = self._failure
             known = self._mine.get(spec.id) if spec.key else None
             if known is None and failure is None:
-                self._mine[spec.id] = job
-                self._unacknowledged += 1
-                self._outbox.put(spec, blob)
+                self._outbox.put(job, spec, blob)
         if failure is not None:
             raise failure
         if known is not None:
@@ -164,14 +164,14 @@ class Session:
         return self._watch(attached(self, info), self._mine)
 
     def _watch(self, job: Job[Any], books: dict[JobId, Job[Any]]) -> Job[Any]:
-        with self._lock:
-            known = books.setdefault(job.id, job)
-        if known is job:
-            try:
+        try:
+            with self._lock:
+                known = books.setdefault(job.id, job)
+            if known is job:
                 self._desk.watch(self._number, job.id)
-            except BaseException:
-                self._forget(job)
-                raise
+        except BaseException:  # Ctrl-C too: a future that nobody is told of must not be found by the next who asks
+            self._forget(job)
+            raise
         return known
 
     # --- what the desk tells (the Sink) -------------------------------------------------------------------------------
@@ -199,10 +199,11 @@ class Session:
         """These jobs were not admitted."""
         count = 0
         for refusal in refusals:
-            job = self._mine.get(refusal.job)
-            if job is not None and not job.done():
-                count += not has_been_accepted(job)
-                self._refuse(job, error_of(refusal, job.key))
+            for books in (self._mine, self._watched):
+                job = books.get(refusal.job)
+                if job is not None and not job.done():
+                    count += books is self._mine and not has_been_accepted(job)
+                    self._refuse(job, error_of(refusal, job.key))
         self._acknowledge(count)
 
     def progressed(self, job: JobId, progress: Progress) -> None:
@@ -214,16 +215,16 @@ class Session:
 
     # --- the end --------------------------------------------------------------------------------------------------------
 
-    def begin_feeding(self) -> None:
-        """Announce a thread that will submit more jobs, so that `wait_ended` waits for it."""
+    def begin_feeding(self, thread: threading.Thread) -> None:
+        """Announce a thread that will submit more jobs, so that `wait_ended` waits for it as long as it lives."""
         self.check_usable()
         with self._lock:
-            self._feeding += 1
+            self._feeding.add(thread)
 
-    def end_feeding(self) -> None:
+    def end_feeding(self, thread: threading.Thread) -> None:
         """That thread submits no more."""
         with self._lock:
-            self._feeding -= 1
+            self._feeding.discard(thread)
             self._changed.notify_all()
 
     def wait_ended(self, timeout: float | None = None) -> bool:
@@ -231,10 +232,7 @@ class Session:
         self.check_here()
         self._outbox.pass_on()
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not (self._mine or self._feeding or self._callbacks.is_busy()) or self._failure is not None,
-                timeout,
-            )
+            return self._changed.wait_for(lambda: not self._is_busy() or self._failure is not None, timeout)
 
     def cancel_all(self, timeout: float) -> None:
         """Order every pending job of this session to be cancelled, and wait for the verdicts."""
@@ -249,6 +247,11 @@ class Session:
             self._failure = self._failure or reason
             self._changed.notify_all()
         self._outbox.pass_all()
+
+    def wait_acknowledged(self, timeout: float) -> None:
+        """Wait, no longer than that, until nothing that was submitted is unacknowledged."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._outbox.total <= self._acknowledged, timeout)
 
     def close(self) -> None:
         """Leave the desk and end every pending future with `Detached`. The jobs themselves go on, if they can."""
@@ -284,17 +287,21 @@ class Session:
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 
+    def _is_busy(self) -> bool:
+        # A feeder that Ctrl-C kept from starting is no reason to wait.
+        return bool(self._mine) or self._callbacks.is_busy() or any(thread.is_alive() for thread in self._feeding)
+
     def _wait_for_room(self) -> None:
         self._outbox.pass_on()
         with self._changed:
             has_room = self._changed.wait_for(
-                lambda: self._unacknowledged < self._max_unacknowledged or self._failure is not None,
+                lambda: self._outbox.total - self._acknowledged < self.max_unacknowledged or self._failure is not None,
                 self._submit_timeout_seconds,
             )
         self.check_usable()
         if not has_room:
             raise QueueFull(
-                f"{self._max_unacknowledged:,} submitted jobs are not acknowledged, and waiting "
+                f"{self.max_unacknowledged:,} submitted jobs are not acknowledged, and waiting "
                 f"{self._submit_timeout_seconds:g} s brought no room; submit again later"
             )
 
@@ -333,7 +340,7 @@ class Session:
 
     def _acknowledge(self, count: int) -> None:
         with self._lock:
-            self._unacknowledged -= count
+            self._acknowledged += count
             self._changed.notify_all()
 
     def _wake_waiting(self) -> None:

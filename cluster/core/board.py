@@ -48,6 +48,8 @@ class Settings(Struct, frozen=True):
     heartbeat_timeout_seconds: float = 10.0
     # Past this the client is told to wait; a bound for memory, 600 bytes a job and its payload.
     max_live_jobs: int = 5_000_000
+    # Kept so long at least, whatever a job's own `result_ttl` says: its operator may be on holiday.
+    dead_retention_seconds: float = 30 * 86400.0
 
 
 class Counters(Struct):
@@ -178,7 +180,10 @@ class Board:
             worker=job.worker,
             items=spec.items,
         )
-        keep_until = now.wall + spec.options.result_ttl
+        keep_seconds = spec.options.result_ttl
+        if job.state is JobState.DEAD_LETTER:
+            keep_seconds = max(keep_seconds, self.settings.dead_retention_seconds)
+        keep_until = now.wall + keep_seconds
         effects.append(Ended(job.seq, ended.fence, outcome, keep_until, owner=job.admitted.owner, output=ended.output))
         self.retire(job)
 

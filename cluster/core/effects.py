@@ -114,9 +114,25 @@ class QueuePaused(Struct, frozen=True, gc=False):
     paused: bool
 
 
+class Answered(Struct, frozen=True, gc=False):
+    """A request that must not be carried out twice was; committed together with its effect."""
+
+    request: str
+    answer: bytes
+    keep_until: float  # wall time; nobody repeats a request after that
+
+
+class Purged(Struct, frozen=True, gc=False):
+    """An operator dropped an ended job, history and all."""
+
+    seq: int
+    job: JobId
+
+
 Record: TypeAlias = (
     FunctionAdded | Admitted | Undone | Leased | GivenBack | AttemptFailed | Ended | Requeued | QueuePaused
-)
+    | Answered | Purged
+)  # fmt: skip
 
 # --- tells --------------------------------------------------------------------------------------------------------
 

@@ -65,11 +65,16 @@ class StoreHealed(Struct, frozen=True):
 
 
 class Register(Struct, frozen=True):
-    """A worker joins."""
+    """A worker joins, or comes back.
+
+    `held` are all leases that it has and whose end is not known to be taken; what the board has for it besides those,
+    it never heard of. None: it says nothing of its leases.
+    """
 
     worker: WorkerId
     resources: tuple[tuple[str, int], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    held: tuple[Fence, ...] | None = None
 
 
 class Heartbeat(Struct, frozen=True):
@@ -112,6 +117,13 @@ class Leave(Struct, frozen=True):
     worker: WorkerId
 
 
+class Drain(Struct, frozen=True):
+    """Lease no more jobs to a worker, or do so again. What it has goes on."""
+
+    worker: WorkerId
+    draining: bool
+
+
 class InputsMissing(Struct, frozen=True):
     """A leased job's dependency has no result any more (its retention was over): the job can't run."""
 
@@ -151,6 +163,6 @@ class Tick(Struct, frozen=True):
 
 Event: TypeAlias = (
     Submit | AdmissionsDurable | AdmissionsFailed | LeaseDurable | OutcomesDurable | StoreFailed | StoreHealed
-    | Register | Heartbeat | Poll | Reported | GiveBack | Stopped | Leave | InputsMissing | Cancel | Requeue
+    | Register | Heartbeat | Poll | Reported | GiveBack | Stopped | Leave | Drain | InputsMissing | Cancel | Requeue
     | PauseQueue | Tick
 )  # fmt: skip

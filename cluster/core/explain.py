@@ -47,6 +47,8 @@ def _queued(board: Board, job: Job) -> str:
         return "waits until an earlier attempt of it, which was ordered to stop, is known to be gone"
     if not board.workers:
         return "waits because no worker is registered"
+    if all(worker.is_draining for worker in board.workers.values()):
+        return "waits because every registered worker is draining; undrain one, or start another"
     if not any(_could_run(board, job, worker) for worker in board.workers):
         wants = ", ".join(f"{name}={amount}" for name, amount in (*options.resources, *options.labels))
         return f"waits because no registered worker offers {wants}"

@@ -27,6 +27,7 @@ HANDLERS.update(
         events.Register: workers.on_register,
         events.Heartbeat: workers.on_heartbeat,
         events.Leave: workers.on_leave,
+        events.Drain: workers.on_drain,
         events.Tick: workers.on_tick,
     }
 )

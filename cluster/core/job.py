@@ -79,3 +79,4 @@ class WorkerHeld(Struct, eq=False):
     free: dict[str, int]  # resources besides slots
     labels: frozenset[tuple[str, str]]
     leases: dict[Fence, LeaseHeld]
+    is_draining: bool = False  # an operator wants it empty: it is leased nothing more

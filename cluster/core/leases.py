@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from cluster.core import events
+from cluster.core import events, settlement
 from cluster.core.board import Board
 from cluster.core.effects import Effect, GivenBack, Leased, LeasedJob, TellGranted, Wake
 from cluster.core.job import Job, LeaseHeld, WorkerHeld
-from cluster.core.records import Fence, Lease, Now
+from cluster.core.records import Certificate, Ending, Fence, Lease, Now, Report
 from cluster.core.states import Cause
+
+_STOPPED_IN_VAIN = "its worker stopped it by an order of a master that died before that was durable"
 
 
 def on_poll(board: Board, event: events.Poll, now: Now, effects: list[Effect]) -> None:
     """Lease the next jobs. The shell hands out those whose lease `is_granted`; the others follow once durable."""
     worker = board.workers.get(event.worker)
-    if worker is None or event.capacity <= 0:
+    if worker is None or worker.is_draining or event.capacity <= 0:
         return
     leased = [_lease(board, worker, job, now) for job in board.placement.pop(worker, event.capacity)]
     if not leased:
@@ -35,12 +37,19 @@ def on_give_back(board: Board, event: events.GiveBack, _now: Now, effects: list[
     give_back(board, [lease for lease in leases if lease is not None and lease.worker == event.worker], effects)
 
 
-def on_stopped(board: Board, event: events.Stopped, _now: Now, effects: list[Effect]) -> None:
+def on_stopped(board: Board, event: events.Stopped, now: Now, effects: list[Effect]) -> None:
     """Attempts that were ordered to stop are gone."""
     for fence in event.fences:
         lease = board.leases.get(fence)
-        if lease is not None and lease.is_revoked and lease.worker == event.worker:
+        if lease is None or lease.worker != event.worker:
+            continue
+        if lease.is_revoked:
             board.release(lease)
+            continue
+        # The order went out before what it was for was durable, and died with an earlier master.
+        certificate = Certificate(ending=Ending.WORKER_LOST, reason=_STOPPED_IN_VAIN, started=lease.job.started)
+        report = Report(fence, Ending.WORKER_LOST, certificate=certificate)
+        settlement.settle(board, lease, report, now, effects)
     effects.append(Wake())
 
 

@@ -12,11 +12,15 @@ from cluster.core.timers import Timer
 
 
 def on_register(board: Board, event: events.Register, now: Now, effects: list[Effect]) -> None:
-    """A worker joins. Its id carries a random incarnation, so one that comes back is another one.
+    """A worker joins. Its id carries a random incarnation, so one that was started anew is another one.
 
-    An id that is here already is one that registers twice, or one that a restarted master knows by its leases only.
+    An id that is here already is one that registers twice, or one that a restarted master knows by its leases only. It
+    keeps those that it names, fence and all; the others never reached it, so no attempt is spent on them.
     """
     known = board.workers.get(event.worker)
+    if known is not None and event.held is not None:
+        named = frozenset(event.held)
+        leases.give_back(board, [lease for fence, lease in known.leases.items() if fence not in named], effects)
     held = known.leases if known is not None else {}
     free = dict(event.resources)
     for lease in held.values():
@@ -28,6 +32,7 @@ def on_register(board: Board, event: events.Register, now: Now, effects: list[Ef
         free=free,
         labels=frozenset(event.labels),
         leases=held,
+        is_draining=known is not None and known.is_draining,
     )
     effects.append(Wake())
 
@@ -45,6 +50,14 @@ def on_leave(board: Board, event: events.Leave, _now: Now, effects: list[Effect]
     if worker is not None:
         leases.give_back(board, list(worker.leases.values()), effects)
         del board.workers[event.worker]
+
+
+def on_drain(board: Board, event: events.Drain, _now: Now, effects: list[Effect]) -> None:
+    """Have a worker run empty, or take jobs again."""
+    worker = board.workers.get(event.worker)
+    if worker is not None:
+        worker.is_draining = event.draining
+        effects.append(Wake())
 
 
 def on_tick(board: Board, _event: events.Tick, now: Now, effects: list[Effect]) -> None:

@@ -3,7 +3,8 @@
 Python raises `KeyboardInterrupt` between any two bytecodes of the main thread. Were that thread in the middle of a
 decision or a commit, the board or the log would be left half changed. Embedded, the desk is an object in the user's
 process, so every call that the main thread makes of it is carried out by a thread of ours while the main thread waits;
-an interrupt then hits the waiting and nothing else. Other threads are never interrupted and call the desk directly.
+an interrupt then hits the waiting and nothing else. (It waits in a `SimpleQueue`, which is made in C: interrupted in a
+`Future` or a `Condition` it could leave their lock taken, and the thread that answers would wait for that for ever.) Other threads are never interrupted and call the desk directly.
 (Connected to a master process, a call is a message, and needs none of this.)
 """
 
@@ -12,8 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
 from cluster.errors import MasterUnavailable
@@ -21,6 +21,8 @@ from cluster.wire.desks import JobsDesk, Sink
 from cluster.wire.messages import JobHistory, Stats, WorkerInfo
 
 T = TypeVar("T")
+# What is to be called, and where its answer or its exception goes.
+_Call: TypeAlias = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
 
 
 class ShieldedDesk:
@@ -28,7 +30,8 @@ class ShieldedDesk:
 
     def __init__(self, desk: JobsDesk) -> None:
         self._desk = desk
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of `_is_stopped`: nothing may be queued behind the end
         self._is_stopped = False
         # Started here and not when first needed: at interpreter exit no thread can be started any more.
         self._thread = threading.Thread(target=self._run, name="cluster-desk", daemon=True)
@@ -36,8 +39,9 @@ class ShieldedDesk:
 
     def stop(self) -> None:
         """Carry out what is queued, and end."""
-        self._is_stopped = True
-        self._calls.put(None)
+        with self._lock:
+            self._is_stopped = True
+            self._calls.put(None)
         self._thread.join()
 
     def open(self, sink: Sink) -> int:
@@ -98,6 +102,10 @@ class ShieldedDesk:
         """See `JobsDesk.requeue`."""
         return self._call(lambda: self._desk.requeue(jobs))
 
+    def purge(self, jobs: Sequence[JobId]) -> int:
+        """See `JobsDesk.purge`."""
+        return self._call(lambda: self._desk.purge(jobs))
+
     def stats(self) -> Stats:
         """See `JobsDesk.stats`."""
         return self._call(self._desk.stats)
@@ -117,17 +125,24 @@ class ShieldedDesk:
     def _call(self, call: Callable[[], T]) -> T:
         if threading.current_thread() is not threading.main_thread():
             return call()
-        if self._is_stopped:
-            raise MasterUnavailable("this cluster is closed; open it again")
-        answer: Future[T] = Future()
-        self._calls.put((call, answer))
-        return answer.result()
+        answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        with self._lock:
+            if self._is_stopped:
+                raise MasterUnavailable("this cluster is closed; open it again")
+            self._calls.put((call, answers))
+        answer, error = answers.get()
+        if error is None:
+            return cast("T", answer)
+        try:
+            raise error
+        finally:
+            del error  # whose traceback holds this frame
 
     def _run(self) -> None:
         while (work := self._calls.get()) is not None:
-            call, answer = work
+            call, answers = work
             try:
-                answer.set_result(call())
+                answers.put((call(), None))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the caller
-                answer.set_exception(error)
-            del work, call, answer  # a batch of submits must not live on in an idle thread
+                answers.put((None, error))
+            del work, call, answers  # a batch of submits must not live on in an idle thread

@@ -47,6 +47,7 @@ from cluster.core.effects import (
     TellGranted,
     TellRefused,
     TellStop,
+    Undone,
     Wake,
 )
 from cluster.core.records import JobId, Outcome
@@ -101,7 +102,13 @@ class Committer:
         self._log: list[tuple[list[Effect], Then | None]] = []
         # Outcomes that are decided and not durable yet, by job: arguments of dependants that start early.
         self._undurable: dict[JobId, Outcome] = {}
+        # Jobs that are undone, but that a commit which failed may have written; each until its `Undone` is committed.
+        self._condemned: dict[JobId, int] = {}
         self._driving = threading.Lock()  # held by whoever runs `_commit_group`
+        # Held from the question whether an ended job is needed until it is gone from the store, and by whoever finds an
+        # ended job there and decides to go on with it. Taken before the board's lock, and never waited for by the
+        # thread that commits: a purge holds it while it waits for its own commit.
+        self.pruning = threading.Lock()
         self._is_wanted = threading.Event()
         self._is_stopping = threading.Event()
         self._failures = 0
@@ -169,6 +176,10 @@ class Committer:
         """The outcome of a job whose commit is still to come."""
         return self._undurable.get(job)
 
+    def is_condemned(self, job: JobId) -> bool:
+        """Whether what the store says of a job is what a failed commit left there, about to be struck out."""
+        return job in self._condemned
+
     def _run(self) -> None:
         while not self._is_stopping.is_set():
             if self._failures:
@@ -211,6 +222,9 @@ class Committer:
             LOG.warning("store %s: commits succeed again", self._store.url)
             self._failures = 0
             self._audience.store_healed()
+        if self._condemned:
+            struck = {effect.seq for effect in told if isinstance(effect, Undone)}
+            self._condemned = {job: seq for job, seq in self._condemned.items() if seq not in struck}
         self._tell(told, [then for _, then in group if then is not None])
         return True
 
@@ -230,12 +244,17 @@ class Committer:
         self._ended_since_prune += ended
         if self._ended_since_prune < PRUNE_AFTER_ENDED and not self._is_prune_due:
             return
+        if not self.pruning.acquire(blocking=False):
+            self._is_prune_due = True
+            return
         self._ended_since_prune = 0
         self._is_prune_due = False
         try:
             self._store.prune(self._audience.wall(), self._audience.is_needed)
         except StoreError as error:
             LOG.warning("store %s: pruning failed and is tried again later: %s", self._store.url, error)
+        finally:
+            self.pruning.release()
 
     def _give_back(self, group: list[tuple[list[Effect], Then | None]], error: StoreError) -> None:
         """The store failed: undo undurable admissions, and put the rest back at the head of the log."""
@@ -252,6 +271,7 @@ class Committer:
             self._log = [(_without(effects, gone, names), then) for effects, then in self._log]
             for job in names:
                 self._undurable.pop(job, None)
+            self._condemned.update((effect.spec.id, effect.seq) for effect in admitted)
             early = self.append(self._audience.undo_admissions([job.spec.id for job in admitted], error.reason))
         self._audience.tell_early(early)
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.core import control, events
-from cluster.core.effects import StoredJob
+from cluster.core.effects import Effect, StoredJob
 from cluster.core.explain import explain
 from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, StoreTampered, UnknownJob
 from cluster.master import listing
+from cluster.master.purge import purge
 from cluster.wire.desks import Sink
 from cluster.wire.messages import JobHistory, Refusal, Stats, WorkerInfo
 
@@ -39,8 +40,17 @@ class JobsDesk:
 
     # --- submit ------------------------------------------------------------------------------------------------------
 
-    def submit(self, session: int, jobs: Sequence[JobSpec], functions: Sequence[FunctionBlob]) -> None:
-        """Admit jobs in this order. Every one is answered by `accepted`, `refused` or `ended`."""
+    def submit(
+        self, session: int, jobs: Sequence[JobSpec], functions: Sequence[FunctionBlob], *, again: bool = False
+    ) -> None:
+        """Admit jobs in this order. Every one is answered by `accepted`, `refused` or `ended`.
+
+        Args:
+            session: who is told.
+            jobs: in order of submission.
+            functions: the tasks that the jobs refer to.
+            again: some of them may have been submitted before, and have ended: look for each, as for one with a key.
+        """
         master = self._master
         fresh = list(jobs)
         settled: dict[JobId, JobState] = {}
@@ -49,28 +59,32 @@ class JobsDesk:
             with master.lock:
                 # What is on the board now may be settled and forgotten by the time we have asked the store, so look
                 # and decide under one lock, and ask again where something is in neither.
-                unknown = self._unknown(fresh) - asked
+                unknown = self._unknown(fresh, is_again=again) - asked
                 if not unknown:
-                    again = [spec.id for spec in fresh if spec.key and self._is_same_on_board(spec)]
+                    known = [spec.id for spec in fresh if (again or spec.key) and self._is_same_on_board(spec)]
                     event = events.Submit(session, tuple(fresh), tuple(functions), settled)
                     early = master.committer.append(master.board.handle(event, master.clock.now()))
                     break
             settled.update(master.find_settled(sorted(unknown)))
-            fresh = [spec for spec in fresh if not (spec.key and spec.id in settled and self._answer(session, spec))]
+            fresh = [
+                spec
+                for spec in fresh
+                if not ((again or spec.key) and spec.id in settled and self._answer(session, spec))
+            ]
             asked |= unknown
         master.after_decision(early)
-        for job in again:
+        for job in known:
             self._watch_for(session, job)  # another session may have submitted it
 
-    def _unknown(self, jobs: Sequence[JobSpec]) -> set[JobId]:
-        """What only the store can tell: dependencies, and jobs of a key, that the board has not or has let go of."""
+    def _unknown(self, jobs: Sequence[JobSpec], *, is_again: bool) -> set[JobId]:
+        """What only the store can tell: dependencies, and jobs submitted before, that the board has let go of."""
         board = self._master.board
         batch: set[JobId] = set()
         unknown: set[JobId] = set()
         for spec in jobs:
             if spec.after:
                 unknown.update(name for name in spec.after if name not in board.jobs and name not in batch)
-            if spec.key and (spec.id not in board.jobs or board.jobs[spec.id].is_settled):
+            if (is_again or spec.key) and (spec.id not in board.jobs or board.jobs[spec.id].is_settled):
                 unknown.add(spec.id)
             batch.add(spec.id)
         return unknown
@@ -80,9 +94,9 @@ class JobsDesk:
         return job is not None and job.spec.function == spec.function
 
     def _answer(self, session: int, spec: JobSpec) -> bool:
-        """Answer for a job whose key belongs to one that has ended; False if that one is gone by now."""
+        """Answer for a job that was submitted before, and has ended; False if that one is gone by now."""
         try:
-            stored = self._master.store.find(spec.id)
+            stored = self._master.find(spec.id)
         except StoreTampered as error:
             self._refuse(session, Refusal(spec.id, "refused", str(error)))
             return True
@@ -91,7 +105,8 @@ class JobsDesk:
         if stored.spec.function == spec.function:
             self._watch_for(session, spec.id)
         else:
-            self._refuse(session, Refusal(spec.id, "key", f"key {spec.key!r} belongs to another function", spec.id))
+            kind = "key" if spec.key else "refused"
+            self._refuse(session, Refusal(spec.id, kind, f"job {spec.id} is another job already", spec.id))
         return True
 
     def _watch_for(self, session: int, job: JobId) -> None:
@@ -118,12 +133,31 @@ class JobsDesk:
         is_durable = durable.wait(timeout)
         return [is_durable and states.get(name) is JobState.CANCELLED for name in jobs]
 
-    def requeue(self, jobs: Sequence[JobId]) -> list[JobInfo]:
-        """Start a new run of each ended job; durable on return. Raises `UnknownJob` or `Refused`, and then none is."""
+    def requeue(self, jobs: Sequence[JobId], *, request: str = "") -> list[JobInfo]:
+        """Start a new run of each ended job; durable on return. Raises `UnknownJob` or `Refused`, and then none is.
+
+        Args:
+            jobs: which.
+            request: an id under which the same request may come again, to be answered and not carried out.
+        """
         master = self._master
         names = tuple(dict.fromkeys(jobs))
-        stored: dict[JobId, StoredJob] = {}
         durable = threading.Event()
+        # What is found in the store must still be there when the decision falls.
+        with master.committer.pruning:
+            if master.requests.answer(request) is None:
+                early = self._decide_requeue(names, durable, request)
+            else:
+                with master.lock:  # its effect is in the log at least: wait for that
+                    early = master.committer.append([], durable.set)
+        master.after_decision(early)
+        _wait(durable, "requeue")
+        return [self.info(name) for name in names]
+
+    def _decide_requeue(self, names: tuple[JobId, ...], durable: threading.Event, request: str) -> list[Effect]:
+        """The effects that need no commit."""
+        master = self._master
+        stored: dict[JobId, StoredJob] = {}
         while True:
             settled, functions = self._needs_of_requeue(names, stored)
             with master.lock:
@@ -133,13 +167,15 @@ class JobsDesk:
                     objection = control.objection_to_requeue(master.board, event)
                     if objection:
                         raise Refused(objection)
-                    early = master.committer.append(master.board.handle(event, master.clock.now()), durable.set)
-                    break
+                    effects = master.board.handle(event, master.clock.now())
+                    effects += master.requests.remember(request, b"", master.clock.wall())
+                    return master.committer.append(effects, durable.set)
             for name in missing:
                 stored[name] = self._stored(name)
-        master.after_decision(early)
-        _wait(durable, "requeue")
-        return [self.info(name) for name in names]
+
+    def purge(self, jobs: Sequence[JobId]) -> int:
+        """Drop these dead letters, history and all; durable on return. Raises `Refused`, and then none is dropped."""
+        return purge(self._master, jobs)
 
     def _needs_of_requeue(
         self, names: Sequence[JobId], stored: dict[JobId, StoredJob]
@@ -213,7 +249,8 @@ class JobsDesk:
     def output(self, job: JobId) -> bytes:
         """What its attempts printed, oldest first, capped. Raises `UnknownJob`."""
         self.info(job)
-        return self._master.store.output(job)
+        running = self._master.live_output.of(job)  # first: what moves to the store meanwhile is seen twice, not lost
+        return self._master.store.output(job) + running
 
     def explain(self, job: JobId) -> str:
         """Why the job is where it is, in a sentence or a few. Raises `UnknownJob`."""
@@ -234,7 +271,7 @@ class JobsDesk:
         return listing.workers(self._master)
 
     def _stored(self, job: JobId) -> StoredJob:
-        stored = self._master.store.find(job)
+        stored = self._master.find(job)
         if stored is None:
             raise UnknownJob(job)
         return stored

@@ -155,13 +155,14 @@ def workers(master: Master) -> list[WorkerInfo]:
         with master.lock:
             held = master.board.workers.get(hello.worker)
             running = len(held.leases) if held else 0
+            state = "lost" if held is None else "draining" if held.is_draining else "ready"
         infos.append(
             WorkerInfo(
                 id=hello.worker,
                 name=hello.name,
                 host=hello.host,
                 pid=hello.pid,
-                state="ready" if held else "lost",
+                state=state,
                 slots=hello.slots,
                 running=running,
                 resources=hello.resources,

@@ -37,7 +37,9 @@ from cluster.core.records import JobId, Now, Outcome
 from cluster.core.states import JobState
 from cluster.errors import StoreTampered
 from cluster.master.committer import Committer, Then
+from cluster.master.live_output import LiveOutput
 from cluster.master.mailboxes import Mailboxes
+from cluster.master.requests import Requests
 from cluster.master.sessions import Sessions
 from cluster.master.timekeeper import Timekeeper
 from cluster.store.port import Store
@@ -68,10 +70,14 @@ class Master:
         self.clock = clock or Clock()
         self.lock = threading.Lock()  # guards `board` and the commit log
         self.committer = Committer(store, self.lock, self)
+        self.requests = Requests(store)
         self.sessions = Sessions()
+        self.live_output = LiveOutput()
         self.mailboxes = Mailboxes()
         self.timekeeper = Timekeeper(self)
         self.board: Board
+        self.epoch = 0
+        self.is_draining = False  # lease nothing any more; written once, by whoever stops the master
         self._is_stopped = False
 
     def open(self, *, grace_seconds: float) -> None:
@@ -86,6 +92,7 @@ class Master:
         opening = self.store.open()
         for sentence in opening.tampered:
             LOG.error("store %s: %s", self.store.url, sentence)
+        self.epoch = opening.epoch
         self.board = Board(self.settings, epoch=opening.epoch, next_seq=opening.next_seq)
         self.board.last_tick = self.clock.mono()  # it may be stopped before its first tick, and must notice that too
         self.board.placement.paused.update(opening.paused)
@@ -200,12 +207,16 @@ class Master:
 
     # --- what the board has forgotten, the store knows ---------------------------------------------------------------
 
+    def find(self, job: JobId) -> StoredJob | None:
+        """A job as the store has it. Raises `StoreTampered`."""
+        return None if self.committer.is_condemned(job) else self.store.find(job)
+
     def find_settled(self, jobs: Sequence[JobId]) -> dict[JobId, JobState]:
         """The final states of ended jobs that only the store has. The lock is not held."""
         found: dict[JobId, JobState] = {}
         for job in jobs:
             try:
-                stored = self.store.find(job)
+                stored = self.find(job)
             except StoreTampered as error:
                 LOG.warning("%s; what depends on job %s fails", error, job)
                 found[job] = JobState.DEAD_LETTER

@@ -37,13 +37,23 @@ class WorkDesk:
 
     def register(self, hello: Hello, wake: Callable[[], None]) -> None:
         """Join; `wake` is called, from any thread, when a poll would bring something."""
+        self._join(hello, wake, None)
+
+    def adopt(self, hello: Hello, wake: Callable[[], None], held: tuple[Fence, ...]) -> tuple[Fence, ...]:
+        """Join, or come back, with these leases; those among them that are the worker's no more."""
+        self._join(hello, wake, held)
+        with self._master.lock:
+            board = self._master.board
+            return tuple(fence for fence in held if board.current_lease(hello.worker, fence) is None)
+
+    def _join(self, hello: Hello, wake: Callable[[], None], held: tuple[Fence, ...] | None) -> None:
         master = self._master
         for box in master.mailboxes.all():
             # One of the same name that was lost is what this one is a new life of; the others stay, for listings.
             if box.hello.name == hello.name and box.hello.worker not in master.board.workers:
                 master.mailboxes.remove(box.hello.worker)
         master.mailboxes.add(hello, wake)
-        master.decide(events.Register(hello.worker, hello.resources, hello.labels))
+        master.decide(events.Register(hello.worker, hello.resources, hello.labels, held))
 
     def poll(self, worker: WorkerId, capacity: int) -> Poll:
         """At most `capacity` new leases, and the orders that wait. Raises `Refused` if the worker is unknown."""
@@ -51,7 +61,8 @@ class WorkDesk:
         stops, granted = master.mailboxes.take(worker)
         with master.lock:
             self._require(worker)
-            effects = master.board.handle(events.Poll(worker, capacity), master.clock.now())
+            wanted = 0 if master.is_draining else capacity
+            effects = master.board.handle(events.Poll(worker, wanted), master.clock.now())
             given = [self._describe(worker, fence) for fence in (*granted, *_leased(effects))]
             early = master.committer.append(effects)
         if effects:
@@ -72,6 +83,7 @@ class WorkDesk:
     def report(self, worker: WorkerId, reports: Sequence[Report]) -> None:
         """Ended attempts. Late and repeated ones are fenced off and counted."""
         self._master.decide(events.Reported(worker, tuple(reports)))
+        self._master.live_output.drop(report.fence for report in reports)
 
     def give_back(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
         """Leases that were not begun; no attempt is spent."""
@@ -82,12 +94,15 @@ class WorkDesk:
         self._master.decide(events.Stopped(worker, tuple(fences)))
 
     def progress(self, worker: WorkerId, progress: Sequence[Progress]) -> None:
-        """What running jobs said of themselves: passed on, not kept."""
+        """What running jobs said of themselves: passed on, not kept. What they print is kept until they report."""
         for said in progress:
             with self._master.lock:
                 lease = self._master.board.current_lease(worker, said.fence)
             if lease is not None:
                 job = lease.job.spec.id
+                if said.output:
+                    self._master.live_output.add(said.fence, job, said.output)
+                    continue
                 for session in self._master.sessions.audience(lease.job.admitted.owner, job):
                     self._master.sessions.progressed(session, job, said)
 

@@ -78,6 +78,15 @@ CREATE TEMP TRIGGER take_meta INSTEAD OF INSERT ON inbox WHEN new.kind = 'meta' 
     INSERT OR REPLACE INTO meta (name, body, mac) VALUES (new.name, new.body, new.mac);
 END;
 
+-- name: request · until: keep_until · body: answer
+CREATE TEMP TRIGGER take_request INSTEAD OF INSERT ON inbox WHEN new.kind = 'request' BEGIN
+    INSERT OR REPLACE INTO requests (id, keep_until, answer, mac) VALUES (new.name, new.until, new.body, new.mac);
+END;
+
+CREATE TEMP TRIGGER drop_requests INSTEAD OF INSERT ON inbox WHEN new.kind = 'requests over' BEGIN
+    DELETE FROM requests WHERE keep_until < new.until;
+END;
+
 -- An undone admission goes whatever else is there; a job whose retention is over only if it still has its outcome,
 -- for it may have been requeued since someone looked.
 CREATE TEMP TRIGGER drop_job INSTEAD OF INSERT ON inbox WHEN new.kind IN ('undo', 'forget') BEGIN

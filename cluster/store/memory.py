@@ -19,11 +19,13 @@ from typing import Any
 
 from cluster.core.effects import (
     Admitted,
+    Answered,
     AttemptFailed,
     Ended,
     FunctionAdded,
     GivenBack,
     Leased,
+    Purged,
     QueuePaused,
     Record,
     Requeued,
@@ -37,6 +39,7 @@ from cluster.store.port import Opening, without_payloads
 
 MAX_ENDED = 100_000
 MAX_ENDED_BYTES = 256 << 20
+MAX_ANSWERS = 10_000
 
 
 class MemoryStore:
@@ -75,6 +78,7 @@ class MemoryStore:
         self._past: dict[int, list[AttemptFailed | Ended]] = {}
         self._runs: dict[int, int] = {}
         self._paused: set[str] = set()
+        self._answers: dict[str, Answered] = {}  # the oldest first
         self._handlers: dict[type, Callable[[Any], None]] = {
             Admitted: self._admitted,
             Ended: self._end,
@@ -85,6 +89,8 @@ class MemoryStore:
             Requeued: self._requeued,
             QueuePaused: self._queue_paused,
             Undone: self._undone,
+            Answered: self._answered,
+            Purged: self._purged,
         }
 
     # --- opening and closing ------------------------------------------------------------------------------------
@@ -176,6 +182,15 @@ class MemoryStore:
     def _queue_paused(self, record: QueuePaused) -> None:
         (self._paused.add if record.paused else self._paused.discard)(record.queue)
 
+    def _answered(self, record: Answered) -> None:
+        self._answers[record.request] = record
+        if len(self._answers) > MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+
+    def _purged(self, record: Purged) -> None:
+        if record.seq in self._ended:
+            self._drop(record.seq)
+
     def _end_lease(self, seq: int, fence: Fence) -> None:
         self._leases.pop(seq, None)
         if fence > self._max_fence:  # noqa: PLR1730 - `max` costs three times as much, for every job
@@ -192,6 +207,10 @@ class MemoryStore:
     def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:
         """See `Store.prune`. Drops the oldest ended jobs as well while there are more than the bounds allow."""
         with self._lock:
+            for record in list(self._answers.values()):
+                if record.keep_until >= wall:
+                    break  # they are kept equally long, so the others are younger
+                del self._answers[record.request]
             surplus = self._surplus()
             is_overdue = wall > self._next_overdue
             if not surplus and not is_overdue:
@@ -286,6 +305,12 @@ class MemoryStore:
             admitted = self._ids.get(job)
             ended = self._ended.get(admitted.seq) if admitted is not None else None
             return ended.outcome if ended is not None else None
+
+    def answer(self, request: str) -> bytes | None:
+        """See `Store.answer`."""
+        with self._lock:
+            record = self._answers.get(request)
+            return record.answer if record is not None else None
 
     def history(self, job: JobId) -> list[tuple[int, Certificate]]:
         """See `Store.history`."""

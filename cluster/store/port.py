@@ -68,6 +68,9 @@ class Store(Protocol):
     def output(self, job: JobId) -> bytes:
         """What the attempts printed, oldest first."""
 
+    def answer(self, request: str) -> bytes | None:
+        """What an earlier request of this id was answered; None if there was none, or it is forgotten."""
+
     def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
         """Jobs with `seq > after`, ascending, without payloads (`spec.args` and `outcome.payload` empty).
 
@@ -75,7 +78,10 @@ class Store(Protocol):
         """
 
     def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:
-        """Drop ended jobs whose retention is over, and lease batches of which nothing is outstanding; how many."""
+        """Drop ended jobs whose retention is over, and answers that nobody asks for any more; how many jobs.
+
+        The caller sees to it that nobody decides on an ended job between `is_needed` and the deletion.
+        """
 
     def size(self) -> int:
         """Bytes on disk (or an estimate in memory)."""

@@ -59,6 +59,14 @@ SELECT run, fence, output, mac FROM outputs WHERE seq = :seq ORDER BY run, fence
 -- A pickled task.
 SELECT digest, body, code_digest, code, mac FROM functions WHERE digest = :digest;
 
+-- name: answer
+-- What a request was answered.
+SELECT id, keep_until, answer, mac FROM requests WHERE id = :id;
+
+-- name: are_answers_over
+-- A row, if some answers may go; there are few at any time.
+SELECT 1 FROM requests WHERE keep_until < :wall LIMIT 1;
+
 -- name: meta
 -- What an opening must know.
 SELECT name, body, mac FROM meta;

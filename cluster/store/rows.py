@@ -170,6 +170,12 @@ class Reader:
         self._check(mac, f"the paused queue {name!r}", ("queues", name))
         return str(name)
 
+    def answer(self, row: Sequence[Any]) -> bytes:
+        """A row of `requests`."""
+        request, keep_until, answer, mac = row
+        self._check(mac, f"the answer to request {request!r}", ("requests", request, keep_until, answer))
+        return bytes(answer)
+
     def meta(self, row: Sequence[Any]) -> tuple[str, bytes]:
         """A row of `meta`."""
         name, body, mac = row

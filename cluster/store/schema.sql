@@ -85,6 +85,14 @@ CREATE TABLE leases (
     mac BLOB NOT NULL
 );
 
+-- Requests that must not be carried out twice, with what they were answered.
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY,
+    keep_until REAL NOT NULL,
+    answer BLOB NOT NULL,
+    mac BLOB NOT NULL
+);
+
 -- Paused queues.
 CREATE TABLE queues (
     name TEXT PRIMARY KEY,

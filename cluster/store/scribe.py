@@ -14,11 +14,13 @@ from msgspec import Raw
 
 from cluster.core.effects import (
     Admitted,
+    Answered,
     AttemptFailed,
     Ended,
     FunctionAdded,
     GivenBack,
     Leased,
+    Purged,
     QueuePaused,
     Record,
     Requeued,
@@ -57,6 +59,8 @@ class Scribe:
             Requeued: self._requeued,
             QueuePaused: self._queue_paused,
             Undone: self._undone,
+            Answered: self._answered,
+            Purged: self._purged,
         }
 
     def rows(self, records: Iterable[Record]) -> list[Row]:
@@ -161,6 +165,14 @@ class Scribe:
         mac = self._seal.over("queues", record.queue)
         rows.append((kind, None, None, record.queue, None, None, None, None, None, None, None, mac))
 
+    def _answered(self, record: Answered, rows: list[Row]) -> None:
+        request, until, answer = record.request, float(record.keep_until), record.answer
+        mac = self._seal.over("requests", request, until, answer)
+        rows.append(("request", None, None, request, None, None, until, None, answer, None, None, mac))
+
+    def _purged(self, record: Purged, rows: list[Row]) -> None:
+        rows.append(job_row("forget", record.seq))
+
     def _undone(self, record: Undone, rows: list[Row]) -> None:
         # Even if it was never written: its number must not be given out again.
         self._next_seq = max(self._next_seq, record.seq + 1)
@@ -176,6 +188,11 @@ def meta_row(seal: Seal, name: str, body: bytes) -> Row:
 def job_row(kind: str, seq: int) -> Row:
     """A row that deletes a job: "undo" or "forget"."""
     return (kind, seq, None, None, None, None, None, None, None, None, None, None)
+
+
+def answers_over_row(wall: float) -> Row:
+    """A row that deletes answers nobody asks for any more."""
+    return ("requests over", None, None, None, None, None, float(wall), None, None, None, None, None)
 
 
 def function_over_row(digest: Digest) -> Row:

@@ -232,6 +232,9 @@ class SqliteStore:
         A job that is requeued between the question and the deletion stays. Leases are dropped by `commit` as they end.
         """
         with self._told():
+            if self._read("are_answers_over", wall=wall):
+                with self._writing:
+                    self._write([scribe.answers_over_row(wall)])
             window = {"after": self._prune_after, "rows": PRUNE_WINDOW_ROWS}
             end = next(iter(self._read("prune_window_end", **window)), (None,))[0]
             last = 2**63 - 1 if end is None else end
@@ -307,6 +310,11 @@ class SqliteStore:
         """See `Store.outcome`."""
         stored = self.find(job)
         return stored.outcome if stored else None
+
+    def answer(self, request: str) -> bytes | None:
+        """See `Store.answer`."""
+        with self._told():
+            return next((self._records.answer(row) for row in self._read("answer", id=request)), None)
 
     def history(self, job: JobId) -> list[tuple[int, Certificate]]:
         """See `Store.history`."""

@@ -41,11 +41,16 @@ class Submit(Struct, frozen=True):
 
     `again` says that some may have been submitted before (an answer was lost, or the master restarted): then each id
     is looked up in the store too, and a job that is there is answered for, not admitted anew.
+
+    The answer is False if the master has no such session (any more): open another one.
     """
 
     session: str
     jobs: tuple[JobSpec, ...]
     functions: tuple[FunctionBlob, ...]
+    # Grows from batch to batch of a session: a batch that comes twice, because its answer was lost, or late, is passed
+    # over. Without that a copy that comes after the job has ended and was forgotten would admit it anew.
+    number: int = 0
     again: bool = False
 
 
@@ -72,6 +77,7 @@ class Told(Struct, frozen=True):
     refused: tuple[Refusal, ...] = ()
     ended: tuple[Outcome, ...] = ()
     progress: tuple[Said, ...] = ()
+    is_gone: bool = False  # the master has no such session (any more): open another one
 
 
 class Session(Struct, frozen=True):
@@ -144,6 +150,7 @@ class Register(Struct, frozen=True):
 
     hello: Hello
     held: tuple[Fence, ...] = ()
+    number: int = 1  # of this worker's registrations: a call that comes late must not undo a later one
 
 
 class Welcome(Struct, frozen=True):
@@ -155,11 +162,17 @@ class Welcome(Struct, frozen=True):
 
 
 class WorkListen(Struct, frozen=True):
-    """Wait, at most `timeout` seconds, for leases (up to the worker's credit) or orders."""
+    """Wait, at most `timeout` seconds, for leases (up to the worker's credit) or orders.
+
+    `credit`: how many leases in all, since registration `number`, the worker is willing to have been sent. A sum and
+    not a difference, so that it says the same however often it is said, and whatever is under way meanwhile.
+    """
 
     worker: WorkerId
     seen: int
     timeout: float
+    number: int = 1
+    credit: int = 0
 
 
 class Work(Struct, frozen=True):
@@ -173,7 +186,7 @@ class Work(Struct, frozen=True):
 class Tell(Struct, frozen=True):
     """All that a turn of a worker has to say. Answered once its reports are committed; idempotent by fence.
 
-    `credit`: how many leases more the worker wants from now on; None leaves it as it is.
+    `credit` and `number` as in `WorkListen`; None leaves the credit as it is.
     """
 
     worker: WorkerId
@@ -182,6 +195,7 @@ class Tell(Struct, frozen=True):
     given_back: tuple[Fence, ...] = ()
     progress: tuple[Progress, ...] = ()
     credit: int | None = None
+    number: int = 1
 
 
 class Heartbeat(Struct, frozen=True):
@@ -248,7 +262,7 @@ _ADMINS = frozenset({Role.ADMIN})
 CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "open"): Call(Nothing, str, _CLIENTS),
     ("jobs", "close"): Call(Session, None, _CLIENTS),
-    ("jobs", "submit"): Call(Submit, None, _CLIENTS),
+    ("jobs", "submit"): Call(Submit, bool, _CLIENTS),
     ("jobs", "listen"): Call(Listen, Told, _CLIENTS),
     ("jobs", "watch"): Call(Watch, tuple[JobInfo | None, ...], _CLIENTS),
     ("jobs", "cancel"): Call(Cancel, tuple[bool, ...], _CLIENTS),

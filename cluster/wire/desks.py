@@ -75,6 +75,9 @@ class JobsDesk(Protocol):
     def requeue(self, jobs: Sequence[JobId]) -> list[JobInfo]:
         """Start a new run of each ended job; durable on return. Raises `UnknownJob` or `Refused`, and then none is."""
 
+    def purge(self, jobs: Sequence[JobId]) -> int:
+        """Drop these dead letters, history and all; how many there were. Raises `Refused`, and then none is."""
+
     def stats(self) -> Stats:
         """Counters and states."""
 

@@ -1,8 +1,24 @@
-"""Roles (the rest of this module, loading and making keys, is written with the transport)."""
+"""Roles and their keys: made once, kept in files that only their owner reads, never shown.
+
+A cluster has one key for each role. A key is 32 random bytes, as hexadecimal text in `client.key`, `worker.key` and
+`admin.key`. Whoever holds one may do what that role may do, and nothing else.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 from enum import StrEnum
+from pathlib import Path
+from typing import NoReturn
+
+from cluster.errors import ClusterError
+
+KEY_BYTES = 32
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# A key file holds 64 digits and a newline; whatever is much longer is another file.
+_MAX_FILE_BYTES = 4096
 
 
 class Role(StrEnum):
@@ -11,3 +27,102 @@ class Role(StrEnum):
     CLIENT = "client"
     WORKER = "worker"
     ADMIN = "admin"
+
+
+class Secret:
+    """Bytes that no log, traceback or pickle may hold. Only `reveal()` gives them out."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        if len(value) < KEY_BYTES:
+            raise ClusterError(f"a key of {len(value)} bytes is too short: it needs {KEY_BYTES}; see make_keys")
+        self._value = bytes(value)
+
+    def reveal(self) -> bytes:
+        """The bytes themselves."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key is not pickled: hand on the path of its file")
+
+
+def make_keys(directory: Path) -> dict[Role, Path]:
+    """Make those keys that are not there yet, in a folder of mode 0700; existing ones are checked and kept.
+
+    Safe to call by several processes at once: whoever comes first makes a key, and it appears whole or not at all.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClusterError(f"the folder for keys, {directory}, can't be made: {error.strerror}") from error
+    paths = {role: directory / f"{role.value}.key" for role in Role}
+    for path in paths.values():
+        if not path.exists():
+            _make(path)
+        load_key(path)
+    return paths
+
+
+def load_key(path: Path) -> Secret:
+    """The key in a file. Raises `ClusterError` that names the command that mends what is wrong with it."""
+    try:
+        # Checked on the open file: between a check by name and an open, the name may come to mean another file.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise ClusterError(
+            f"there is no key {path}; a master makes it on its first start, copy it from there"
+        ) from None
+    except OSError as error:
+        if path.is_symlink():
+            raise ClusterError(f"key {path} is a symbolic link; give the path of the key itself") from None
+        raise ClusterError(f"key {path} can't be read: {error.strerror}") from error
+    try:
+        _require_private(path, os.fstat(descriptor))
+        text = os.read(descriptor, _MAX_FILE_BYTES)
+    finally:
+        os.close(descriptor)
+    return _parse(path, text)
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ClusterError(f"key {path} is no plain file; give the path of the key itself")
+    if status.st_uid != os.geteuid():
+        raise ClusterError(
+            f"key {path} belongs to user {status.st_uid}; run `sudo chown {os.geteuid()} {path}` if it is yours"
+        )
+    if status.st_mode & _OTHERS:
+        raise ClusterError(f"other users can read or write key {path}; run `chmod 600 {path}`")
+
+
+def _parse(path: Path, text: bytes) -> Secret:
+    remake = "remove it and start the master again to have a new one made"
+    try:
+        value = bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        # Nothing of the file is quoted: it may be another secret.
+        raise ClusterError(f"key {path} is not hexadecimal text; {remake}") from None
+    if len(value) < KEY_BYTES:
+        raise ClusterError(f"key {path} is too short: {len(value)} bytes, it needs {KEY_BYTES}; {remake}")
+    return Secret(value)
+
+
+def _make(path: Path) -> None:
+    new = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.new")
+    try:
+        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123  # Path can't open a descriptor
+            file.write(os.urandom(KEY_BYTES).hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, not a rename: it never replaces the key that another process has just made.
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    except OSError as error:
+        raise ClusterError(f"key {path} can't be made: {error.strerror}") from error
+    finally:
+        new.unlink(missing_ok=True)

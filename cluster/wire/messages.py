@@ -52,12 +52,13 @@ class Poll(Struct, frozen=True, gc=False):
 
 
 class Progress(Struct, frozen=True, gc=False):
-    """What a running job says of itself, by `current_job().progress(done, total, note)`."""
+    """What a running job says of itself: by `current_job().progress(done, total, note)`, or by printing."""
 
     fence: Fence
     done: float
     total: float
     note: str = ""
+    output: bytes = b""  # what it has printed since the last such word; then the rest says nothing
 
 
 class Refusal(Struct, frozen=True, gc=False, omit_defaults=True):

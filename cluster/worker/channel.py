@@ -20,18 +20,21 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from cluster.core.records import Digest, Fence, JobId, Payload, Report, Segment
+from cluster.worker.vector import Received
 
 INLINE, IN_MEMFD = 0, 1
 HEADER = struct.Struct(">BQ")
 # Larger bodies go through a memfd: a datagram must fit into the socket's send buffer as a whole, and Linux gives an
 # unprivileged process 208 KiB of that unless told otherwise.
 MAX_INLINE_BYTES = 128 * 1024
+MAX_DATAGRAM_BYTES = HEADER.size + MAX_INLINE_BYTES
 # What we ask for, so that a prefetched queue of small jobs never fills it; the kernel may grant less.
 SEND_BUFFER_BYTES = 1 << 20
 # A bound on what one message may carry through a memfd; a result is bounded by the worker's configuration before.
@@ -98,6 +101,7 @@ FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Sa
 
 _ENCODER = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode
+encode_into = _ENCODER.encode_into
 decode_task = msgspec.msgpack.Decoder(Task).decode
 decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
 
@@ -113,7 +117,7 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
-        self._buffer = bytearray(HEADER.size + MAX_INLINE_BYTES)
+        self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
 
     def send(self, fence: Fence, body: bytes) -> None:
@@ -146,32 +150,36 @@ class Channel:
             )
         except BlockingIOError:
             return None
-        if ancillary:
-            return self._receive_memfd(size, _descriptors(ancillary))
-        if size < HEADER.size:
-            if size == 0:
-                raise EOFError
-            raise Nonsense("a datagram too short to be a message")
-        where, fence = HEADER.unpack_from(self._buffer)
-        if where != INLINE or answer & _CUT_OFF:
-            raise Nonsense("a datagram that is no message")
-        return fence, self._view[HEADER.size : size]
-
-    def _receive_memfd(self, size: int, descriptors: list[int]) -> tuple[Fence, bytes]:
-        try:
-            if size != HEADER.size or len(descriptors) != 1:
-                raise Nonsense("a datagram with descriptors that is no message")
+        if not ancillary and not answer & _CUT_OFF and size >= HEADER.size:
             where, fence = HEADER.unpack_from(self._buffer)
-            if where != IN_MEMFD:
-                raise Nonsense("a datagram with a descriptor that it doesn't announce")
-            return fence, _read_memfd(descriptors[0])
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            if where == INLINE:  # nearly always
+                return fence, self._view[HEADER.size : size]
+        descriptors = _descriptors(ancillary)
+        return open_received((self._view[:size], descriptors, bool(answer & _CUT_OFF)))
 
     def close(self) -> None:
         """Close the end; harmless if it is closed."""
         self.socket.close()
+
+
+def open_received(received: Received) -> tuple[Fence, bytes | memoryview]:
+    """A datagram's fence and body; its descriptors are closed.
+
+    Raises:
+        EOFError: it is empty: the other end is gone.
+        Nonsense: it is no message.
+    """
+    datagram, descriptors, is_cut = received
+    if descriptors:
+        return _open_memfd(datagram, descriptors)
+    if len(datagram) < HEADER.size:
+        if not datagram:
+            raise EOFError("its end of the socket is closed")
+        raise Nonsense("a datagram too short to be a message")
+    where, fence = HEADER.unpack_from(datagram)
+    if where != INLINE or is_cut:
+        raise Nonsense("a datagram that is no message")
+    return fence, datagram[HEADER.size :]
 
 
 def make_pair() -> tuple[Channel, Channel]:
@@ -181,6 +189,19 @@ def make_pair() -> tuple[Channel, Channel]:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     mine.settimeout(0)
     return Channel(mine), Channel(theirs)
+
+
+def _open_memfd(datagram: memoryview, descriptors: Sequence[int]) -> tuple[Fence, bytes]:
+    try:
+        if len(datagram) != HEADER.size or len(descriptors) != 1:
+            raise Nonsense("a datagram with descriptors that is no message")
+        where, fence = HEADER.unpack_from(datagram)
+        if where != IN_MEMFD:
+            raise Nonsense("a datagram with a descriptor that it doesn't announce")
+        return fence, _read_memfd(descriptors[0])
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def _write_memfd(body: bytes) -> int:

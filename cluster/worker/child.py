@@ -24,7 +24,7 @@ from msgspec import structs
 
 from cluster.core.records import Certificate, Fence, Report, Segment
 from cluster.wire import dependency
-from cluster.worker import isolation, job_context, output
+from cluster.worker import isolation, job_context, output, scratch
 from cluster.worker.channel import (
     Channel,
     Finished,
@@ -43,7 +43,8 @@ from cluster.worker.job_context import JobContext
 from cluster.worker.nursery_protocol import Setup
 from cluster.worker.running import Ended, run_call, run_carefully, run_chunk
 
-# A shorter job's cpu time is not worth a system call; its successor's certificate is wrong by at most this much.
+# Jobs that took less than this together are not worth the system call that reads the cpu time; the certificate of the
+# next is wrong by at most this much.
 MEASURED_SECONDS = 0.001
 # How many jobs pass before processes that jobs left behind, and that have ended, are reaped. Not after each job: a
 # library may keep a helper process from one job to the next and want its exit status itself.
@@ -61,9 +62,13 @@ class Child:
         self._channel = Channel(socket.socket(fileno=kept.socket))
         self._functions = Functions()
         self._streams = isolation.open_streams()
+        self._scratch = scratch.folder_of(setup.scratch, self._pid) if setup.scratch else ""
         self._umask = os.umask(MAX_JOB_UMASK)
         os.umask(self._umask)
         self._jobs = 0
+        self._hand: tuple[Fence, Task, float] | None = None  # the job in hand, and the wall time of its start
+        self._cpu_seconds = 0.0  # of this process, when last read
+        self._unmeasured_seconds = 0.0  # that jobs have taken since
         dependency.inside_job = True
 
     def serve(self) -> NoReturn:
@@ -89,22 +94,29 @@ class Child:
         started = time.time()
         self._begin(fence, task, started)
         clock = time.perf_counter()
-        cpu_before = time.process_time()
         ended = self._run(fence, task)
         seconds = time.perf_counter() - clock
         if os.getpid() != self._pid:
             isolation.vanish()  # the job forked, and this is the copy: it must not speak for us, nor take jobs
+        isolation.restore_signals()
         job_context.install(None)
         dependency.current.clear()
+        if self._scratch and not scratch.empty(self._scratch):
+            isolation.renew_directory(self._kept.directory, self._scratch)
         printed = self._collect_output()
-        cpu_seconds = time.process_time() if seconds > MEASURED_SECONDS else 0.0
         certificate, segments = ended.certificate, ended.segments
+        self._unmeasured_seconds += seconds
+        cpu_seconds = 0.0
+        if self._unmeasured_seconds > MEASURED_SECONDS or certificate is not None:
+            used = -self._cpu_seconds
+            self._cpu_seconds = cpu_seconds = time.process_time()
+            used += cpu_seconds
+            self._unmeasured_seconds = 0.0
         if certificate is not None:
-            used = time.process_time() - cpu_before
             certificate = self._complete(certificate, task, (started, seconds, used), printed)
             segments = tuple(self._signed(segment, task) for segment in segments)
         report = Report(fence, ended.ending, ended.payload, certificate, printed, segments, seconds)
-        self._send(fence, Finished(report, cpu_seconds))
+        self._channel.send(fence, encode(Finished(report, cpu_seconds)))  # not `_send`: whose copy this is, is known
 
     def _begin(self, fence: Fence, task: Task, started: float) -> None:
         """What the last job left is put back: working directory, umask, and what names the job in hand."""
@@ -112,19 +124,22 @@ class Child:
         os.umask(self._umask)
         if task.inputs:
             dependency.current.update(task.inputs)
-
-        def make() -> JobContext:
-            deadline = started + task.timeout if task.timeout is not None else None
-
-            def say(done: float, total: float, note: str) -> None:
-                self._send(fence, Said(done, total, note))
-
-            return JobContext(task.job, run=task.run, attempt=task.attempt, fence=fence, deadline=deadline, say=say)
-
-        job_context.install(make)
+        self._hand = fence, task, started
+        job_context.install(self._make_context)
         self._jobs += 1
         if self._jobs % REAP_EVERY == 0:
             _reap()
+
+    def _make_context(self) -> JobContext:
+        """`current_job()`, when the job in hand first asks for it: most never do."""
+        assert self._hand is not None  # noqa: S101 - it is installed for the time of a job only
+        fence, task, started = self._hand
+        deadline = started + task.timeout if task.timeout is not None else None
+
+        def say(done: float, total: float, note: str) -> None:
+            self._send(fence, Said(done, total, note))
+
+        return JobContext(task.job, run=task.run, attempt=task.attempt, fence=fence, deadline=deadline, say=say)
 
     def _run(self, fence: Fence, task: Task) -> Ended:
         limit = self._setup.max_result_bytes

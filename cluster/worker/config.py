@@ -27,9 +27,17 @@ class WorkerConfig:
     sys_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
     max_output_bytes: int = 65536  # of what one job prints: a quarter from its beginning, the rest from its end
     max_result_bytes: int = 1 << 30
+    max_jobs_per_child: int = 0  # a child that has run so many is replaced by a fresh one; 0: never
+    env: tuple[tuple[str, str], ...] = ()  # what jobs find in their environment besides ours
+    scratch: str = ""  # each job starts in an empty folder below this one; empty: in `directory`
+    threads: int = 0  # > 0: instead of processes, so many threads of one process; `slots` is the same number then
 
     def __post_init__(self) -> None:
         if self.slots < 1:
             raise ValueError(f"a worker needs at least one slot, not {self.slots}")
+        if self.max_jobs_per_child < 0:
+            raise ValueError(f"max_jobs_per_child must not be negative, which {self.max_jobs_per_child} is; 0 is never")
+        if self.threads and self.threads != self.slots:
+            raise ValueError(f"a worker of {self.threads} threads has as many slots, not {self.slots}")
         if not self.name or "#" in self.name:
             raise ValueError(f"a worker's name must not be empty or hold '#', which {self.name!r} does")

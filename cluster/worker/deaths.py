@@ -11,11 +11,12 @@ import contextlib
 import logging
 import os
 import time
+from dataclasses import replace
 
 from cluster.core.records import Certificate, Ending, Lease, Report, Segment
-from cluster.worker import output
+from cluster.worker import output, threads
 from cluster.worker.nursery_protocol import Died, Spawned, SpawnFailed
-from cluster.worker.slot import NEVER, Doom, Phase, Slot
+from cluster.worker.slot import NEVER, Doom, Phase, Sent, Slot
 from cluster.worker.slots import EVERYTHING, Slots
 from cluster.worker.verdict import Verdict, classify, count_oom_kills
 
@@ -73,6 +74,8 @@ class Deaths:
             slot.crashes += slot.doom is None
             oom_kills = count_oom_kills()
             verdict = self._judge(slot, news, is_out_of_memory=oom_kills > self._oom_kills)
+            if slot.threads:
+                verdict = replace(verdict, reason=verdict.reason + threads.NEIGHBOURS.format(count=slot.threads))
             self._oom_kills = oom_kills
             cpu_seconds = max(0.0, news.cpu_seconds - slot.cpu_seconds)
             self._blame(slot, verdict, (news.peak_memory, cpu_seconds), now)
@@ -109,11 +112,13 @@ class Deaths:
         # More than one only if a job has forked a copy of its process that went on taking jobs.
         for sent in list(slot.outstanding.values()):
             lease = sent.lease
+            if threads.let_go(self._slots, slot, lease.fence):
+                continue
             if slot.doom is not None and slot.doom.stop == lease.fence:
                 self._slots.outbox.stopped.append(lease.fence)
                 continue
             printed = self._printed(slot)
-            certificate = self._certificate(slot, lease, verdict, used=used, printed=printed, now=now)
+            certificate = self._certificate(slot, sent, verdict, used=used, printed=printed, now=now)
             self._slots.outbox.reports.append(_report(slot, lease, certificate, printed))
 
     def _printed(self, slot: Slot) -> bytes:
@@ -126,9 +131,10 @@ class Deaths:
         return slot.flood.complete(rest, limit)
 
     def _certificate(
-        self, slot: Slot, lease: Lease, verdict: Verdict, *, used: tuple[int, float], printed: bytes, now: float
+        self, slot: Slot, sent: Sent, verdict: Verdict, *, used: tuple[int, float], printed: bytes, now: float
     ) -> Certificate:
-        seconds = now - slot.started if slot.started != NEVER else 0.0
+        lease, started = sent.lease, sent.since if slot.threads else slot.started
+        seconds = now - started if started != NEVER else 0.0
         peak_memory, cpu_seconds = used
         return Certificate(
             ending=verdict.ending,

@@ -38,11 +38,15 @@ class Functions:
             return True
         return digest in self._bodies
 
+    def body_of(self, digest: Digest) -> bytes:
+        """The pickled function, as an earlier task brought it."""
+        return self._bodies[digest]
+
     def load(self, task: Task) -> Function:
         """The task's function, ready to be called. Raises whatever unpickling or importing it raises."""
         function = self._loaded.get(task.function)
         if function is None:
-            function = _load(self._bodies[task.function])
+            function = _load(task.body or self._bodies[task.function])
             if task.is_reusable:
                 self._loaded[task.function] = function
         return function

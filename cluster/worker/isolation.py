@@ -6,6 +6,7 @@ come to me" (subreaper) and "kill me when my parent dies" are prctl calls, which
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the raw half of `signal`, of which typeshed knows nothing
 import contextlib
 import ctypes
 import faulthandler
@@ -24,6 +25,9 @@ _IONBF = 2  # C's "unbuffered"
 LOWEST_OWN_DESCRIPTOR = 200
 # Above the usual score of a program, so that the kernel takes a job before it takes the master.
 OOM_SCORE = 300
+
+_CHLD, _ALRM, _TERM, _INT = map(int, (signal.SIGCHLD, signal.SIGALRM, signal.SIGTERM, signal.SIGINT))
+_IGNORED = int(signal.SIG_IGN)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,6 +61,24 @@ def separate(socket: int, output: int, nursery: int) -> Descriptors:
     return kept
 
 
+def renew_directory(descriptor: int, path: str) -> None:
+    """Have a kept descriptor mean another directory from now on."""
+    opened = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.dup2(opened, descriptor, inheritable=False)
+    os.close(opened)
+
+
+def restore_signals() -> None:
+    """Undo what a job did to signals and would hit the next one: a timer's handler, children that are reaped by nobody."""
+    # The raw function: `signal.getsignal` makes an enum of each answer, and this is asked after every job.
+    handler_of = _signal.getsignal
+    # 0 is SIG_DFL.
+    if handler_of(_CHLD) == handler_of(_ALRM) == handler_of(_TERM) == 0 and handler_of(_INT) == _IGNORED:
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _reset_signals()
+
+
 def vanish() -> NoReturn:
     """End this process without a trace: no exit handlers, no flushed copies of another process's buffers."""
     os._exit(0)
@@ -85,7 +107,7 @@ def _open_stream(descriptor: int) -> TextIO:
 
 def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     # Ctrl-C at the terminal is the user's word to the supervisor, who alone decides what becomes of jobs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

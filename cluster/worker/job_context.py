@@ -7,6 +7,7 @@ called directly.
 
 from __future__ import annotations
 
+import contextvars
 import time
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,8 @@ class _Stderr:
 
 
 OUTSIDE = JobContext()
+# Where jobs run in threads: the one of this thread.
+of_thread: contextvars.ContextVar[JobContext] = contextvars.ContextVar("job", default=OUTSIDE)
 _make: Callable[[], JobContext] | None = None  # written by the child's main thread between jobs
 _made: JobContext | None = None
 
@@ -105,7 +108,7 @@ def current_job() -> JobContext:
     """The job that runs in this process, from any of its threads; outside a job an inert stand-in."""
     global _made  # noqa: PLW0603 - one job per process
     if _make is None:
-        return OUTSIDE
+        return of_thread.get()
     if _made is None:
         _made = _make()
     return _made

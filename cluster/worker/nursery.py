@@ -32,7 +32,7 @@ import types
 
 import cloudpickle  # noqa: F401 - every child needs it, and inherits it
 
-from cluster.worker import child, isolation
+from cluster.worker import child, isolation, scratch
 from cluster.worker.nursery_protocol import (
     Died,
     Setup,
@@ -125,7 +125,13 @@ class Nursery:
     def _be_child(self, end: int, output: int) -> None:
         # Whatever happens, this copy must not return into the nursery's loop.
         try:
+            if self._setup.scratch and not self._setup.threads:
+                scratch.enter(self._setup.scratch)
             kept = isolation.separate(end, output, self._pid)
+            if self._setup.threads:
+                from cluster.worker.threaded_child import ThreadedChild
+
+                ThreadedChild(self._setup, kept).serve()
             child.Child(self._setup, kept).serve()
         except BaseException:
             sys.excepthook(*sys.exc_info())

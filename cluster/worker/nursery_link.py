@@ -32,7 +32,15 @@ class NurseryLink:
 
     def __init__(self, config: WorkerConfig, worker: str, host: str) -> None:
         self._config = config
-        self._setup = Setup(worker, host, config.directory, config.max_output_bytes, config.max_result_bytes)
+        self._setup = Setup(
+            worker,
+            host,
+            config.directory,
+            config.max_output_bytes,
+            config.max_result_bytes,
+            config.scratch,
+            config.threads,
+        )
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr = -1
@@ -70,7 +78,7 @@ class NurseryLink:
                 pass_fds=(theirs.fileno(),),
                 # Ctrl-C at the terminal goes to the user's process group; it is not for us to hear.
                 start_new_session=True,
-                env=_environment(self._config.slots),
+                env=_environment(self._config),
             )
         except BaseException:
             mine.close()
@@ -131,10 +139,11 @@ class NurseryLink:
         process.wait()
 
 
-def _environment(slots: int) -> dict[str, str]:
+def _environment(config: WorkerConfig) -> dict[str, str]:
     # A job is handed no secret and no address of the cluster.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_")}
-    share = str(max(1, len(os.sched_getaffinity(0)) // slots))
+    share = str(max(1, len(os.sched_getaffinity(0)) // config.slots))
     for name in _THREAD_COUNTS:
         environment.setdefault(name, share)
+    environment.update(config.env)
     return environment

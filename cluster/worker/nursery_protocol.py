@@ -22,6 +22,8 @@ class Setup(Struct, frozen=True, array_like=True, tag=1, gc=False):
     directory: str
     max_output_bytes: int
     max_result_bytes: int
+    scratch: str = ""  # as in `WorkerConfig`
+    threads: int = 0
 
 
 class Spawn(Struct, frozen=True, array_like=True, tag=2, gc=False):

@@ -30,15 +30,19 @@ class Durations:
     def note(self, lease: Lease, seconds: float) -> None:
         """A job has taken so long."""
         seconds = max(seconds, MIN_JOB_SECONDS)
-        table, items = (self._items, count_items(lease)) if lease.ranges else (self._calls, 1)
-        known = table.get(lease.function)
-        if known is None:
-            if len(table) >= MAX_FUNCTIONS:
-                del table[next(iter(table))]
-            table[lease.function] = seconds / items
-        else:
-            table[lease.function] = known + NEWEST_WEIGHT * (seconds / items - known)
-        self.typical = seconds if self.typical >= LONG else self.typical + NEWEST_WEIGHT * (seconds - self.typical)
+        typical = self.typical
+        self.typical = seconds if typical >= LONG else typical + NEWEST_WEIGHT * (seconds - typical)
+        table = self._calls
+        if lease.ranges:
+            table = self._items
+            seconds /= count_items(lease)
+        function = lease.function
+        known = table.get(function)
+        if known is not None:
+            seconds = known + NEWEST_WEIGHT * (seconds - known)
+        elif len(table) >= MAX_FUNCTIONS:
+            del table[next(iter(table))]
+        table[function] = seconds
 
     def estimate(self, lease: Lease) -> float:
         """Seconds that the job will take; `LONG` if nobody knows."""

@@ -21,11 +21,13 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum
 
+from msgspec import Struct
+
 from cluster.core.records import Digest, Ending, Fence, Lease, Segment
 from cluster.worker import output
 from cluster.worker.channel import DONT_WAIT, Channel, Nonsense, make_pair
 from cluster.worker.output import Flood
-from cluster.worker.prefetch import LONG
+from cluster.worker.prefetch import LONG, MAX_QUEUED
 
 NEVER = float("inf")
 # Stopping a process takes 0.1 ms, unless the kernel holds it in an uninterruptible wait.
@@ -54,12 +56,12 @@ class Doom:
     stop: Fence = 0  # the kill carries out this order; it is confirmed, and the attempt is not reported
 
 
-@dataclass(slots=True)
-class Sent:
+class Sent(Struct, gc=False):
     """A job in a child's hands or socket."""
 
     lease: Lease
     estimate: float  # seconds
+    since: float  # monotonic; a thread takes it at once
 
 
 @dataclass(slots=True)
@@ -69,6 +71,10 @@ class Slot:
     index: int
     phase: Phase = Phase.VACANT
     generation: int = 0
+    max_jobs: int = 0  # a child that has run so many is replaced; 0: never
+    threads: int = 0  # > 0: its child runs so many jobs at a time (see `threads`)
+    # Of these jobs in hand nothing is reported any more. True: their end is confirmed. Only where there are threads.
+    abandoned: dict[Fence, bool] = field(default_factory=dict)
     pid: int = 0
     pidfd: int = -1
     output: int = -1
@@ -86,10 +92,13 @@ class Slot:
     segments: list[Segment] = field(default_factory=list)
     flood: Flood = field(default_factory=Flood)
     look_at: float = NEVER  # when its output is looked at next
+    told: int = 0  # how much of its output the master has been told
+    tell_at: float = 0.0  # when it is told more, at the earliest
     is_begun: bool = False  # the child was seen to have taken it; False: not looked yet
 
     # Of the child, or of the slot's whole life.
     cpu_seconds: float = 0.0  # of the child, as last told
+    served: int = 0  # jobs that this child has run
     respawn_at: float = 0.0
     failures_in_a_row: int = 0  # children that died with no job in hand, before any job was done
     spawned: int = 0
@@ -108,7 +117,23 @@ class Slot:
     @property
     def is_open(self) -> bool:
         """Jobs may be sent to it."""
-        return (self.phase is Phase.READY or self.phase is Phase.STARTING) and self.doom is None and not self.is_full
+        return (
+            (self.phase is Phase.READY or self.phase is Phase.STARTING)
+            and self.doom is None
+            and not self.is_full
+            and len(self.outstanding) < self.most_outstanding
+        )
+
+    @property
+    def most_outstanding(self) -> int:
+        """How many jobs may be with its child at most: no more than it will ever run."""
+        limit = self.threads or MAX_QUEUED
+        return min(limit, self.max_jobs - self.served) if self.max_jobs else limit
+
+    @property
+    def is_spent(self) -> bool:
+        """Its child has run all the jobs that one child may."""
+        return self.max_jobs > 0 and self.served >= self.max_jobs and not self.outstanding
 
     @property
     def head(self) -> Lease | None:
@@ -126,7 +151,7 @@ class Slot:
         self.known.clear()
         self.doom = None
         self.is_full = False
-        self.refusals = 0
+        self.refusals = self.served = 0
         self.cpu_seconds = 0.0
         return self._theirs.socket.fileno(), self.output
 
@@ -142,42 +167,46 @@ class Slot:
         self.pid, self.pidfd, self.output = 0, -1, -1
         self.phase = Phase.VACANT
         self.outstanding.clear()
+        self.abandoned.clear()
         self.load_seconds = 0.0
         self.begin_next(NEVER)
 
     def add(self, lease: Lease, estimate: float, now: float) -> None:
         """A job was sent."""
         is_first = not self.outstanding
-        self.outstanding[lease.fence] = Sent(lease, estimate)
+        if self.threads:
+            estimate = 0.0  # nothing waits behind it
+        self.outstanding[lease.fence] = Sent(lease, estimate, now)
         self.load_seconds += estimate
         if is_first:
             self.begin_next(now if self.phase is Phase.READY else NEVER)
 
     def remove(self, fence: Fence, now: float) -> Lease:
         """The job in hand is over; the next one, if there is one, begins now."""
-        sent = self.outstanding.pop(fence)
-        self.load_seconds -= sent.estimate
+        outstanding = self.outstanding
+        sent = outstanding.pop(fence)
+        self.load_seconds = self.load_seconds - sent.estimate if outstanding else 0.0  # sums of floats drift
         self.is_full = False
-        if not self.outstanding:
-            self.load_seconds = 0.0  # sums of floats drift
         self.begin_next(now)
         return sent.lease
 
     def begin_next(self, now: float) -> None:
         """Set the clocks for the job at the head. A child takes its next job at once, so no message is needed."""
-        head = self.head
         self.item = -1
         self.is_begun = False
+        self.told = 0
         if self.segments:
             self.segments = []
         if self.flood.taken:
             self.flood = Flood()
+        head = self.head
         if head is None or now == NEVER:
             self.started = self.deadline = self.look_at = NEVER
             return
         self.started = now
         self.look_at = now + LOOK_SECONDS
-        self.restart_clock(head, now)
+        timeout = head.options.timeout
+        self.deadline = NEVER if timeout is None else now + timeout
 
     def restart_clock(self, head: Lease, now: float) -> None:
         """The head's timeout counts from now."""

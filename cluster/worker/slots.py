@@ -21,11 +21,11 @@ from collections.abc import Iterable, Sequence
 from msgspec import MsgspecError, structs
 
 from cluster.core.records import Certificate, Ending, Fence, Lease, Report
-from cluster.errors import Refused
 from cluster.wire.messages import Progress
-from cluster.worker import prefetch
-from cluster.worker.blobs import Blobs, mismatch
+from cluster.worker import prefetch, scratch, threads
+from cluster.worker.blobs import Blobs
 from cluster.worker.channel import (
+    MAX_DATAGRAM_BYTES,
     Finished,
     FromChild,
     FunctionMissing,
@@ -33,16 +33,15 @@ from cluster.worker.channel import (
     ItemStarted,
     Nonsense,
     Said,
-    Task,
     decode_from_child,
-    encode,
+    open_received,
 )
 from cluster.worker.config import WorkerConfig
-from cluster.worker.functions import MAX_FUNCTIONS
 from cluster.worker.nursery_link import NurseryLink
 from cluster.worker.outbox import Outbox
 from cluster.worker.prefetch import MAX_QUEUED, QUEUED_SECONDS, Durations
-from cluster.worker.slot import NEVER, Doom, Phase, Slot
+from cluster.worker.slot import NEVER, Doom, Slot
+from cluster.worker.vector import MAX_DATAGRAMS, Courier, Single
 
 # So that one child that talks without end can't keep the supervisor from the others.
 MAX_MESSAGES_PER_TURN = 256
@@ -61,7 +60,9 @@ class Slots:
         self.config = config
         self.link = link
         self.outbox = outbox
-        self.all: Sequence[Slot] = [Slot(index) for index in range(config.slots)]
+        # Threads share one child, and so one slot.
+        count, jobs = 1 if config.threads else config.slots, config.max_jobs_per_child
+        self.all: Sequence[Slot] = [Slot(index, max_jobs=jobs, threads=config.threads) for index in range(count)]
         self.backlog: deque[Lease] = deque()
         self.backlog_since = NEVER
         self.durations = Durations()
@@ -69,7 +70,9 @@ class Slots:
         self.host = ""
         self.epoll = select.epoll()
         self.by_descriptor: dict[int, Slot] = {}
-        self._blobs = blobs
+        self.blobs = blobs
+        # One system call per datagram, until the supervisor's thread has something better.
+        self.courier: Courier = Single(MAX_DATAGRAM_BYTES)
 
     # --- children come and go -------------------------------------------------------------------------------------
 
@@ -92,6 +95,8 @@ class Slots:
         # Unregistered by hand: a fork of the user's process may hold a copy, and then the kernel would not do it.
         self.epoll.unregister(descriptor)
         del self.by_descriptor[descriptor]
+        if self.config.scratch and slot.pid:
+            scratch.discard(self.config.scratch, slot.pid)
         slot.close()
 
     def put_back(self, leases: Iterable[Lease]) -> None:
@@ -110,8 +115,15 @@ class Slots:
         if self.backlog:
             return 0
         typical = self.durations.typical
+        if self.config.threads:
+            return sum(slot.most_outstanding - len(slot.outstanding) for slot in self.all if slot.is_open)
         return sum(
-            prefetch.room(len(slot.outstanding), slot.load_seconds, typical) for slot in self.all if slot.is_open
+            min(
+                prefetch.room(len(slot.outstanding), slot.load_seconds, typical),
+                slot.most_outstanding - len(slot.outstanding),
+            )
+            for slot in self.all
+            if slot.is_open
         )
 
     def has_hungry(self) -> bool:
@@ -120,69 +132,9 @@ class Slots:
         for slot in self.all:
             if slot.is_open and slot.load_seconds < QUEUED_SECONDS / 2:
                 queued = len(slot.outstanding)
-                if queued == 0 or (queued < MAX_QUEUED / 2 and typical < QUEUED_SECONDS):
+                if queued == 0 or slot.threads or (queued < MAX_QUEUED / 2 and typical < QUEUED_SECONDS):
                     return True
         return False
-
-    def deal(self, now: float) -> None:
-        """Send the backlog to the slots, the emptiest first, one each in turn."""
-        if self.backlog:
-            fitting = [slot for slot in self.all if slot.is_open and slot.load_seconds < QUEUED_SECONDS]
-            fitting.sort(key=_load)
-            while self.backlog and self._deal_round(fitting, now):
-                pass
-        if not self.backlog:
-            self.backlog_since = NEVER
-        elif self.backlog_since == NEVER:
-            self.backlog_since = now
-
-    def _deal_round(self, slots: list[Slot], now: float) -> bool:
-        is_any_sent = False
-        for slot in slots:
-            if not self.backlog:
-                break
-            lease = self.backlog[0]
-            estimate = self.durations.estimate(lease)
-            queued = len(slot.outstanding)
-            if queued and (queued >= MAX_QUEUED or slot.load_seconds + estimate > QUEUED_SECONDS):
-                continue
-            if slot.is_open and self._send(slot, lease, estimate, now):
-                self.backlog.popleft()
-                is_any_sent = True
-        return is_any_sent
-
-    def _send(self, slot: Slot, lease: Lease, estimate: float, now: float) -> bool:
-        """Send a job to a slot, or report at once why it can't be run here. False if the slot has no room."""
-        try:
-            blob = self._blobs.get(lease.function)
-        except Refused:
-            raise
-        except Exception as error:
-            self.reject(lease, Ending.CRASHED, f"the worker couldn't get its function: {error}")
-            return True
-        reason = mismatch(blob)
-        if reason is not None:
-            self.reject(lease, Ending.ENVIRONMENT, reason)
-            return True
-        body = b"" if lease.function in slot.known else blob.body
-        task = Task(
-            lease.job, lease.run, lease.attempt, lease.function, body, blob.reusable,
-            lease.args, lease.options.timeout, lease.inputs, lease.ranges, lease.careful,
-        )  # fmt: skip
-        try:
-            slot.channel.send(lease.fence, encode(task))
-        except BlockingIOError:
-            slot.is_full = True
-            return False
-        except (MsgspecError, ValueError, OverflowError) as error:
-            self.reject(lease, Ending.UNPICKLABLE, f"its arguments can't be sent to a child: {error}")
-            return True
-        if body:
-            if len(slot.known) >= MAX_FUNCTIONS:
-                slot.known.clear()  # only a hint: they are sent again
-            slot.known.add(lease.function)
-        slot.add(lease, estimate, now)
-        return True
 
     def confirm_stop(self, fence: Fence) -> None:
         """An attempt that was ordered to stop does not run here, and won't: a lease that still waits is dropped."""
@@ -203,24 +155,27 @@ class Slots:
 
     def receive(self, slot: Slot, now: float, limit: int = MAX_MESSAGES_PER_TURN) -> None:
         """Take in what a child has sent."""
-        channel = slot.channel
-        for _ in range(limit):
-            try:
-                received = channel.receive()
-                if received is None:
-                    return
-                fence, body = received
+        end = slot.channel.socket
+        is_sound = True
+        while limit > 0 and is_sound:
+            batch = self.courier.receive(end)
+            # To its end, whatever is in it: it is off the socket, and its descriptors are ours to close.
+            for received in batch:
+                try:
+                    fence, body = open_received(received)
+                    message = decode_from_child(body)
+                except (Nonsense, MsgspecError, EOFError, MemoryError) as error:
+                    self.on_nonsense(slot, str(error) or type(error).__name__)
+                    is_sound = False
+                    continue
                 slot.refusals = 0
-                message = decode_from_child(body)
-            except (Nonsense, MsgspecError, EOFError) as error:
-                self.on_nonsense(slot, str(error))
+                if type(message) is Finished:
+                    self._on_finished(slot, fence, message, now)
+                else:
+                    self._on_word(slot, fence, message, now)
+            if len(batch) < MAX_DATAGRAMS:
                 return
-            if type(message) is Finished:
-                self._on_finished(slot, fence, message, now)
-                if not slot.outstanding:
-                    return  # nothing more can be there that matters now; saves a system call
-            else:
-                self._on_word(slot, fence, message, now)
+            limit -= len(batch)
 
     def on_nonsense(self, slot: Slot, what: str) -> None:
         """A child sent what no child of ours sends: the job in hand has got hold of its socket."""
@@ -229,23 +184,32 @@ class Slots:
             slot.kill(Doom(Ending.CRASHED, f"its process wrote nonsense into the worker's socket ({what})"))
 
     def _on_finished(self, slot: Slot, fence: Fence, message: Finished, now: float) -> None:
-        report = message.report
-        if fence != next(iter(slot.outstanding), None) or report.fence != fence:
+        if slot.threads:
+            threads.on_finished(self, slot, fence, message, now)
+            return
+        report, head = message.report, slot.head
+        if head is None or head.fence != fence or report.fence != fence:
             self.on_nonsense(slot, "a result of a job that it doesn't have")
             return
         if slot.segments:
             report = structs.replace(report, segments=(*slot.segments, *report.segments))
         if slot.flood.taken:
             report = structs.replace(report, output=slot.flood.complete(report.output, self.config.max_output_bytes))
-        lease = slot.remove(fence, now)
-        self.durations.note(lease, report.seconds)
+        slot.remove(fence, now)
+        self.durations.note(head, report.seconds)
         self.outbox.reports.append(report)
         slot.jobs_done += 1
         slot.failures_in_a_row = 0
+        slot.served += 1
+        if slot.max_jobs and slot.is_spent and slot.doom is None:
+            slot.kill(Doom(Ending.CRASHED, "its process had run as many jobs as one may"))
         if message.cpu_seconds:
             slot.cpu_seconds = message.cpu_seconds
 
     def _on_word(self, slot: Slot, fence: Fence, message: FromChild, now: float) -> None:
+        if slot.threads:
+            threads.on_word(self, slot, fence, message, now)
+            return
         head = slot.head
         if head is None or head.fence != fence:
             return  # from a thread that a job left behind
@@ -264,7 +228,3 @@ class Slots:
 
 def _fence(lease: Lease) -> Fence:
     return lease.fence
-
-
-def _load(slot: Slot) -> tuple[bool, float]:
-    return slot.phase is not Phase.READY, slot.load_seconds

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from cluster.core import policy
 from cluster.core.records import Ending, Fence, Stop
+from cluster.worker import threads
 from cluster.worker.slot import NEVER, Doom, Phase, Slot
 from cluster.worker.slots import EVERYTHING, Slots
 
@@ -99,6 +100,8 @@ def give_back_waiting(slots: Slots) -> None:
 def _let_go(slots: Slots, slot: Slot, fence: Fence) -> None:
     """End the supervisor's hold on a job whose process is about to be killed."""
     lease = slot.outstanding.pop(fence).lease
+    if threads.let_go(slots, slot, fence):
+        return
     if slot.doom is not None and slot.doom.stop == fence:
         slots.outbox.stopped.append(fence)
     elif policy.is_at_most_once(lease.options):
@@ -113,6 +116,9 @@ def _stop_in_slot(slots: Slots, slot: Slot, stop: Stop, now: float) -> bool:
     slots.put_back(slot.take_back())
     if stop.fence not in slot.outstanding:
         slots.confirm_stop(stop.fence)
+        return True
+    if slot.threads and slot.phase in (Phase.READY, Phase.DYING):
+        threads.abandon(slots, slot, stop.fence, is_ordered=True)
         return True
     if slot.phase is Phase.DYING:
         # Its death will be told soon. A timeout got there first, or another order, or a crash: the board's order

@@ -34,9 +34,10 @@ from cluster.core.records import Ending, Stop, WorkerId
 from cluster.errors import Refused
 from cluster.wire.desks import WorkDesk
 from cluster.wire.messages import Hello
-from cluster.worker import stopping, watch
+from cluster.worker import dealing, stopping, watch
 from cluster.worker.bell import Bell
 from cluster.worker.blobs import Blobs
+from cluster.worker.channel import MAX_DATAGRAM_BYTES
 from cluster.worker.config import WorkerConfig
 from cluster.worker.deaths import Deaths
 from cluster.worker.figures import Statistics, look_at
@@ -46,6 +47,7 @@ from cluster.worker.nursery_protocol import Died, Spawned, SpawnFailed
 from cluster.worker.outbox import Outbox
 from cluster.worker.slot import NEVER, Doom, Phase
 from cluster.worker.slots import Slots
+from cluster.worker.vector import make_courier
 
 # psutil is slow to import; a program's first second is better spent on its jobs.
 FIRST_HEARTBEAT_SECONDS = 1.0
@@ -93,6 +95,7 @@ class Supervisor:
         self._has_more = False  # the last poll brought as much as was asked for
         self._is_registered = False
         self._check_at = 0.0
+        self._interval_seconds = config.heartbeat_interval_seconds
         self._heartbeat_at = 0.0
         self._last_heartbeat = 0.0
         self._pause_seconds = 0.0
@@ -151,6 +154,12 @@ class Supervisor:
         if threading.get_ident() != self._thread_id:
             self._bell.ring()
 
+    def beat_every(self, seconds: float) -> None:
+        """Send heartbeats as often as the master wants them. From any thread."""
+        self._interval_seconds = seconds
+        self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + seconds)
+        self.wake()
+
     def slot_pids(self) -> list[int]:
         """The process of each slot; 0 where there is none at the moment."""
         return [slot.pid for slot in self._slots.all]
@@ -170,8 +179,9 @@ class Supervisor:
 
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
+        self._slots.courier = make_courier(MAX_DATAGRAM_BYTES)
         self._slots.epoll.register(self._bell, select.EPOLLIN)
-        self._heartbeat_at = time.monotonic() + min(FIRST_HEARTBEAT_SECONDS, self._config.heartbeat_interval_seconds)
+        self._heartbeat_at = time.monotonic() + min(FIRST_HEARTBEAT_SECONDS, self._interval_seconds)
         while not self._is_stopping:
             try:
                 if not self._is_registered:
@@ -250,12 +260,12 @@ class Supervisor:
         if slots.backlog:
             if self._is_draining:
                 stopping.give_back_waiting(slots)
-            slots.deal(now)
+            dealing.deal(slots, now)
             self._check_at = min(self._check_at, now + watch.QUEUE_LOOK_SECONDS)
 
     def _beat(self, now: float) -> None:
         self._deaths.look_at_oom_kills()
-        self._heartbeat_at = now + self._config.heartbeat_interval_seconds
+        self._heartbeat_at = now + self._interval_seconds
         try:
             self._desk.heartbeat(self._id, self._health.look(self._slots.all))
         except Refused:

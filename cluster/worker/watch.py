@@ -1,8 +1,12 @@
-"""What is due without anyone having spoken: timeouts, floods, jobs that wait too long, slots to fill again."""
+"""What is due without anyone having spoken: timeouts, output, jobs that wait too long, slots to fill again."""
 
 from __future__ import annotations
 
-from cluster.worker import stopping
+import os
+import select
+
+from cluster.wire.messages import Progress
+from cluster.worker import output, stopping, threads
 from cluster.worker.slot import FLOOD_LOOK_SECONDS, LOOK_SECONDS, NEVER, Phase, Slot
 from cluster.worker.slots import Slots
 
@@ -14,6 +18,8 @@ IDLE_SECONDS = 0.001
 QUEUE_LOOK_SECONDS = 0.002
 # A lease that finds no slot for so long is given back: another worker may have one, or a more urgent job come first.
 MAX_BACKLOG_SECONDS = 0.02
+# How often what a job prints is told to the master, at most.
+TELL_SECONDS = 0.2
 # How long a child may leave a job untaken before that counts against it (`stopping.is_begun`).
 MAX_UNTAKEN_SECONDS = 10.0
 
@@ -40,6 +46,8 @@ def check(slots: Slots, now: float) -> float:
 
 
 def _check_busy(slots: Slots, slot: Slot, now: float, *, is_any_idle: bool) -> float:
+    if slot.threads:
+        return threads.check(slots, slot, now)
     if now >= slot.deadline:
         stopping.time_out(slots, slot, now)
         return now  # look again at once: the slot is another now
@@ -57,8 +65,30 @@ def _check_busy(slots: Slots, slot: Slot, now: float, *, is_any_idle: bool) -> f
 
 
 def _look(slots: Slots, slot: Slot, now: float) -> None:
+    if now >= slot.tell_at:
+        _tell_output(slots, slot, now)
     before = slot.flood.taken
     slot.flood.relieve(slot.output, slots.config.max_output_bytes)
     slot.look_at = now + (FLOOD_LOOK_SECONDS if slot.flood.taken > before else LOOK_SECONDS)
     if now - slot.started > MAX_UNTAKEN_SECONDS and not slot.is_begun:
         stopping.is_begun(slots, slot)
+
+
+def _tell_output(slots: Slots, slot: Slot, now: float) -> None:
+    """Tell the master what the job in hand has printed since it was told last, for people who watch."""
+    head = slot.head
+    # Once a flood has cut the file, or in a process of many jobs, nobody can say what in it is new, or whose.
+    if head is None or slot.flood.taken or slots.config.threads:
+        return
+    end = min(output.size_of(slot.output), slots.config.max_output_bytes)
+    if end <= slot.told:
+        return
+    text = os.pread(slot.output, end - slot.told, slot.told)
+    # A child sends its result before it takes the next job: while nothing is there to be read, the text is the head's.
+    poll = select.poll()
+    poll.register(slot.channel.socket, select.POLLIN)
+    if not text or poll.poll(0):
+        return
+    slot.told += len(text)
+    slot.tell_at = now + TELL_SECONDS
+    slots.outbox.progress.append(Progress(head.fence, 0.0, 0.0, output=text))

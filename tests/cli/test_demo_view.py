@@ -22,7 +22,9 @@ def drawn(snapshot: Snapshot) -> str:
 
 
 def test_the_view_names_process_job_and_cost_of_each_slot_and_fits_a_terminal() -> None:
-    slot = Slot(number=1, pid=4242, job="email/" + "long" * 40 + ".py", memory=31 * 1024 * 1024, cpu_percent=97.6)
+    slot = Slot(
+        worker="one", number=1, pid=4242, job="email/" + "long" * 40 + ".py", memory=31 * 1024 * 1024, cpu_percent=97.6
+    )
     snapshot = Snapshot(total=200, done=50, rerun=3, lost=0, seconds=2.0, slots=(slot,))
 
     text = drawn(snapshot)
@@ -33,7 +35,7 @@ def test_the_view_names_process_job_and_cost_of_each_slot_and_fits_a_terminal() 
 
 
 def test_many_slots_are_cut_to_a_screen() -> None:
-    slots = tuple(Slot(number=number, pid=1000 + number) for number in range(64))
+    slots = tuple(Slot(worker="one", number=number, pid=1000 + number) for number in range(64))
 
     text = drawn(Snapshot(total=1, slots=slots))
 

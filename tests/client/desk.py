@@ -221,6 +221,15 @@ class InlineDesk:
     def workers(self) -> list[WorkerInfo]:
         return [WorkerInfo(id="w#1", name="w", host="here", pid=1, state="ready", slots=self.slots, running=0)]
 
+    def purge(self, jobs: Sequence[JobId]) -> int:
+        with self.lock:
+            for job in jobs:
+                if self._record(job).state is not JobState.DEAD_LETTER:
+                    raise Refused(f"job {job} is no dead letter")
+            for job in jobs:
+                del self.jobs[job]
+            return len(jobs)
+
     def pause(self, queue: str) -> None:
         self.paused.add(queue)
 

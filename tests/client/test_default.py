@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from cluster.client import default
+from cluster.client.connect import connect_default
 from cluster.client.handle import Cluster
 from cluster.errors import ClusterError, MasterUnavailable
 from cluster.wire import dependency
@@ -99,8 +100,10 @@ def test_blocks_of_several_threads_may_end_in_any_order(desk: InlineDesk, c: Clu
 def test_an_address_is_never_silently_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLUSTER_ADDRESS", "tcp://head:7601")
     monkeypatch.setattr(default, "_factory", lambda: pytest.fail("a silent fallback"))
+    monkeypatch.setattr(default, "_connect", connect_default)
+    monkeypatch.delenv("CLUSTER_AUTHKEY_FILE", raising=False)
 
-    with pytest.raises(MasterUnavailable, match=r"'tcp://head:7601'.*not there yet"):
+    with pytest.raises(MasterUnavailable, match=r"'tcp://head:7601'.*unset it to use an embedded one"):
         _ = default.submit(pow, (2, 3))
 
 

@@ -109,3 +109,12 @@ def test_a_job_that_a_busy_worker_could_run_waits_for_a_slot_behind_others() -> 
     scene.submit(spec("ahead", both), spec("a", both))
 
     assert "waits for a free slot; 1 other job(s) are queued in 'default'" in why(scene)
+
+
+def test_a_job_waits_because_every_worker_drains() -> None:
+    scene = Scene()
+    scene.register()
+    scene.submit(spec("a"))
+    scene.tell(events.Drain(WORKER, draining=True))
+
+    assert "every registered worker is draining" in why(scene)

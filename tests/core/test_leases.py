@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from cluster.core import events
 from cluster.core.board import FENCE_BITS
-from cluster.core.effects import Ended, GivenBack, Leased, LeasedJob, TellGranted, TellStop, Wake
+from cluster.core.effects import AttemptFailed, Ended, GivenBack, Leased, LeasedJob, TellGranted, TellStop, Wake
 from cluster.core.records import Ending, Lease, Options
 from cluster.core.states import JobState
 from tests.core.builders import (
@@ -164,18 +164,6 @@ def test_a_stopped_attempt_frees_its_resources_and_lets_the_job_be_forgotten() -
     assert scene.board.workers[WORKER].free == {"gpu": 1}
 
 
-def test_stopped_means_nothing_of_a_lease_that_still_counts_or_is_another_s() -> None:
-    scene = Scene()
-    running, cancelled = scene.lease(spec("running")), scene.lease(spec("cancelled"))
-    scene.cancel("cancelled")
-
-    scene.tell(events.Stopped(WORKER, (running, 12345)))
-    scene.tell(events.Stopped("other#1", (cancelled,)))
-
-    assert scene.state("running") is JobState.ASSIGNED
-    assert set(scene.board.leases) == {running, cancelled}
-
-
 def test_the_worker_gets_all_that_it_needs_to_run_the_job() -> None:
     scene = Scene()
     options = Options(timeout=3.0)
@@ -221,3 +209,26 @@ def test_the_attempt_after_a_failed_one_is_the_next() -> None:
 
     assert scene.describe(again).attempt == 2
     assert not every(Ended, scene.report(success(fence))), "the first lease is over"
+
+
+def test_an_attempt_that_was_stopped_by_an_order_which_nobody_remembers_is_lost_and_not_waited_for() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+
+    effects = scene.tell(events.Stopped(WORKER, (fence,)))
+
+    failed = only(AttemptFailed, effects)
+    assert failed.certificate.ending is Ending.WORKER_LOST
+    assert "an order of a master that died" in failed.certificate.reason
+    assert not scene.board.leases
+
+
+def test_stopped_means_nothing_of_a_lease_that_is_another_s_or_nobody_s() -> None:
+    scene = Scene()
+    running, cancelled = scene.lease(spec("running")), scene.lease(spec("cancelled"))
+    scene.cancel("cancelled")
+
+    scene.tell(events.Stopped("other#1", (running, cancelled, 12345)))
+
+    assert scene.state("running") is JobState.ASSIGNED
+    assert set(scene.board.leases) == {running, cancelled}

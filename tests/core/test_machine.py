@@ -21,6 +21,7 @@ from cluster.core.effects import (
     Ended,
     Leased,
     Requeued,
+    Tell,
     TellAdmitted,
     TellGranted,
     TellRefused,
@@ -255,7 +256,9 @@ class BoardMachine(RuleBasedStateMachine):
             assert job.state is None, f"{job.spec.id} was leased after its end"
             assert job.lease is None, f"{job.spec.id} was leased twice"
             assert not job.waits, f"{job.spec.id} was leased before {list(job.waits)} completed"
-            assert all(self.board.leases[fence].job is not held.job for fence in self.stops if fence in self.board.leases)
+            assert all(
+                self.board.leases[fence].job is not held.job for fence in self.stops if fence in self.board.leases
+            )
             job.lease = (worker, one.fence)
 
     @precondition(lambda self: self.issued)
@@ -346,12 +349,14 @@ class BoardMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         group, self.log = self.log, []
-        self.store.commit([effect for effect in group if not isinstance(effect, TellAdmitted | TellGranted)])
+        self.store.commit([effect for effect in group if not isinstance(effect, Tell | Wake)])
         self.durable = copy.deepcopy(self.model)
 
         if self.board.refusing:
             self.handle(events.StoreHealed())
-        self.handle(events.OutcomesDurable(tuple((e.outcome.job, e.outcome.run) for e in group if isinstance(e, Ended))))
+        self.handle(
+            events.OutcomesDurable(tuple((e.outcome.job, e.outcome.run) for e in group if isinstance(e, Ended)))
+        )
         self.handle(events.AdmissionsDurable(tuple(e.job for e in group if isinstance(e, TellAdmitted))))
         for effect in group:
             if isinstance(effect, TellGranted):
@@ -423,4 +428,4 @@ def _without(effect: Effect, gone: dict[int, JobId]) -> Effect | None:
 
 
 TestBoardMachine = BoardMachine.TestCase
-TestBoardMachine.settings = settings(max_examples=100, stateful_step_count=40)
+TestBoardMachine.settings = settings(max_examples=200, stateful_step_count=50)

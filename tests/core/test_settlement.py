@@ -385,3 +385,12 @@ def test_a_chunk_s_progress_is_dropped_when_it_ends() -> None:
     scene.cancel("m")
 
     assert scene.job("m").chunk is None
+
+
+def test_a_dead_letter_is_kept_for_as_long_as_the_operator_says_at_least() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a", Options(result_ttl=60.0)))
+
+    effects = scene.report(failure(fence))
+
+    assert only(Ended, effects).keep_until == WALL + scene.board.settings.dead_retention_seconds

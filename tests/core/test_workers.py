@@ -164,3 +164,78 @@ def test_the_next_due_time_is_the_earliest_of_deadlines_and_timers() -> None:
     scene.submit(spec(expires=2.0))
 
     assert scene.board.next_due() == moment(2.0).mono
+
+
+def test_a_worker_that_comes_back_keeps_the_leases_that_it_names() -> None:
+    scene = Scene()
+    kept = scene.lease(spec("a"))
+    unheard = scene.lease(spec("b"))
+
+    effects = scene.register(held=(kept,))
+
+    assert only(GivenBack, effects) == GivenBack((unheard,))
+    assert (scene.state("a"), scene.state("b")) == (JobState.ASSIGNED, JobState.QUEUED)
+    assert scene.job("b").attempts == 0
+    assert only(Ended, scene.report(success(kept))).outcome.attempts == 1
+
+
+def test_a_worker_that_names_what_is_not_its_own_gets_nothing_by_it() -> None:
+    scene = Scene()
+    others = scene.lease(spec("a"))
+
+    effects = scene.register("other#1", held=(others, 999))
+
+    assert effects == [Wake()]
+    assert scene.board.leases[others].worker == WORKER
+    assert scene.board.workers["other#1"].leases == {}
+
+
+def test_an_attempt_that_was_to_stop_is_gone_if_the_worker_does_not_name_it() -> None:
+    scene = Scene()
+    named, _unnamed = scene.lease(spec("a")), scene.lease(spec("b"))
+    scene.cancel("a", "b")
+
+    scene.register(held=(named,))
+
+    assert list(scene.board.leases) == [named]
+    assert scene.job("a").stopping == named
+    scene.tell(events.Stopped(WORKER, (named,)))
+    assert not scene.board.leases
+
+
+def test_the_resources_of_leases_that_never_arrived_are_free_again() -> None:
+    scene = Scene()
+    scene.register(resources=(("gpu", 1),))
+    scene.lease(spec("a", GPU))
+
+    scene.register(resources=(("gpu", 1),), held=())
+
+    assert scene.board.workers[WORKER].free == {"gpu": 1}
+    assert len(scene.poll()) == 1
+
+
+def test_a_draining_worker_is_leased_nothing_and_keeps_what_it_has() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    scene.submit(spec("b"))
+
+    scene.tell(events.Drain(WORKER, draining=True))
+
+    assert scene.poll() == []
+    assert only(Ended, scene.report(success(fence))).outcome.job == "a"
+    assert len(scene.poll(name="other#1")) == 1
+
+
+def test_a_worker_drains_until_it_is_told_otherwise_also_if_it_registers_again() -> None:
+    scene = Scene()
+    scene.register()
+    scene.submit(spec("a"))
+    scene.tell(events.Drain(WORKER, draining=True))
+    scene.register(held=())
+    assert scene.poll() == []
+
+    effects = scene.tell(events.Drain(WORKER, draining=False))
+
+    assert effects == [Wake()]
+    assert len(scene.poll()) == 1
+    assert scene.tell(events.Drain("never heard of", draining=True)) == []

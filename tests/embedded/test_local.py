@@ -209,9 +209,9 @@ import os, sys
 import cluster
 
 c = cluster.local(slots=1)
-pending = c.submit(__import__("time").sleep, (0.5,))
 done = c.submit(abs, (-7,))
 print(done.result(), flush=True)
+pending = c.submit(__import__("time").sleep, (0.5,))
 pid = os.fork()
 if pid == 0:
     for call in (lambda: c.submit(abs, (1,)), pending.result, c.stats):

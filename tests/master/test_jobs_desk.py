@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from cluster.core import events
-from cluster.core.records import Ending, JobSpec, Options, Outcome
+from cluster.core.records import Ending, FunctionBlob, JobSpec, Options, Outcome
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, StoreError, StoreTampered, UnknownJob
 from cluster.master import jobs_desk as module
@@ -541,3 +541,51 @@ def test_a_closed_session_s_jobs_go_on(rig: Rig) -> None:
 
     assert rig.notes.of("ended") == []
     assert rig.jobs.info("a").state is JobState.COMPLETED
+
+
+# --- submitted again, after a lost answer or a restart ------------------------------------------------------------------
+
+
+def submit_again(rig: Rig, *jobs: JobSpec, functions: Sequence[FunctionBlob] = (TASK,)) -> Notes:
+    """By another session, as a client does that has lost its first one."""
+    notes = Notes()
+    rig.jobs.submit(rig.jobs.open(notes), jobs, functions, again=True)
+    return notes
+
+
+def test_a_job_submitted_again_while_it_lives_is_acknowledged_again_and_told_to_the_new_session(rig: Rig) -> None:
+    rig.submit(spec("a"))
+
+    notes = submit_again(rig, spec("a"), spec("b"))
+
+    (first, second) = rig.poll(9)
+    rig.report(success(first.fence), success(second.fence))
+    assert notes.of("accepted") == ["a", "b"]
+    assert sorted(outcome.job for outcome in notes.of("ended")) == ["a", "b"]
+
+
+def test_a_job_submitted_again_after_it_ended_is_told_and_not_run_again(rig: Rig) -> None:
+    run(rig, spec("a"))
+
+    notes = submit_again(rig, spec("a"))
+
+    assert [outcome.job for outcome in notes.of("ended")] == ["a"]
+    assert rig.poll(9) == []
+    assert len(rig.jobs.page()[0]) == 1
+
+
+def test_a_job_submitted_again_that_never_arrived_is_admitted(rig: Rig) -> None:
+    notes = submit_again(rig, spec("a"))
+
+    assert notes.of("accepted") == ["a"]
+    assert len(rig.poll(9)) == 1
+
+
+def test_an_id_submitted_again_with_another_function_is_refused(rig: Rig) -> None:
+    run(rig, spec("a"))
+    other = function("other")
+
+    notes = submit_again(rig, spec("a", function=other.digest), functions=(other,))
+
+    (refusal,) = notes.of("refused")
+    assert (refusal.kind, refusal.reason) == ("refused", "job a is another job already")

@@ -18,6 +18,8 @@ NAMES = {
     "use",
     # clusters and what they hand out
     "local",
+    "connect",
+    "launch",
     "Cluster",
     "Job",
     "Batch",
@@ -56,7 +58,7 @@ NAMES = {
 }
 
 # Each costs more than the whole of `import cluster` may: they load where they are used.
-HEAVY = ["asyncio", "psutil", "rich", "sqlite3", "typer"]
+HEAVY = ["asyncio", "psutil", "pydantic", "rich", "sqlite3", "typer", "yaml"]
 
 
 def test_the_public_names_are_these() -> None:

@@ -1,10 +1,11 @@
-"""`python -m tests.sim --seeds N [--base B] [--jobs 2]`, or `--seed ONE -v` to replay a single run."""
+"""`python -m tests.sim --seeds N [--base B | --fresh] [--jobs 2]`, or `--seed ONE -v` to replay a single run."""
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
 import os
+import random
 import sys
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run")
     parser.add_argument("--base", type=int, default=0, help="the first of them")
+    parser.add_argument("--fresh", action="store_true", help="begin where nobody has been, and say where")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, default=None, help="replay this one")
     parser.add_argument("-v", "--verbose", action="store_true", help="with --seed: print the whole event log")
@@ -25,7 +27,8 @@ def main() -> int:
         result = run(given.seed, is_verbose=given.verbose)
         print(result.tail)
         return report(result)
-    return run_many(range(given.base, given.base + given.seeds), given.jobs)
+    base = random.SystemRandom().randrange(1 << 40) if given.fresh else given.base
+    return run_many(range(base, base + given.seeds), given.jobs)
 
 
 def run_many(seeds: range, jobs: int) -> int:
@@ -42,7 +45,9 @@ def run_many(seeds: range, jobs: int) -> int:
                 print(result.tail)
                 return report(result)
     seconds = time.monotonic() - started
-    print(f"{len(seeds)} seeds from {seeds.start} on kept every promise: {simulated:,.0f} simulated s in {seconds:.1f} s")
+    print(
+        f"{len(seeds)} seeds from {seeds.start} on kept every promise: {simulated:,.0f} simulated s in {seconds:.1f} s"
+    )
     print(", ".join(f"{name} {count / len(seeds):.1f}" for name, count in sorted(counts.items())), "(means a seed)")
     return 0
 

@@ -42,7 +42,11 @@ def draw(name: str, earlier: list[JobId], world: World) -> JobSpec:
         labels=LABELS if is_special and dice.random() < 0.3 else (),
         result_ttl=SHORT_RETENTION_SECONDS if is_special and dice.random() < 0.2 else 1e9,
     )
-    after = tuple(dict.fromkeys(dice.choices(earlier[-8:], k=dice.randint(1, 2)))) if earlier and dice.random() < 0.25 else ()
+    after = (
+        tuple(dict.fromkeys(dice.choices(earlier[-8:], k=dice.randint(1, 2))))
+        if earlier and dice.random() < 0.25
+        else ()
+    )
     inputs = after if after and dice.random() < 0.5 else ()
     nature = dice.choice("gggggrrccbkm")
     key = f"K{dice.randint(1, 30)}" if is_special and dice.random() < 0.15 else ""

@@ -68,7 +68,6 @@ class Client:
         # until the master is known to know the job.
         self.waits: dict[JobId, bool] = {}
         self._mine: list[JobId] = []
-        self._paused: dict[str, None] = {}
         self._made = 0
 
     # --- connection --------------------------------------------------------------------------------------------------
@@ -148,13 +147,18 @@ class Client:
         elif what < 0.70:
             jobs = dice.sample(self._mine, min(len(self._mine), dice.randint(1, 3)))
             self._ask(functools.partial(self._cancel, jobs))
+            if dice.random() < 0.4:  # second thoughts, often while the cancelled attempts have still to stop
+                again = functools.partial(self._requeue, line, jobs[:1])
+                self._world.after(dice.uniform(0.0, 0.3), lambda: self._ask(again))
         elif what < 0.80:
             jobs = dice.sample(self._mine, min(len(self._mine), dice.randint(1, 2)))
             self._ask(functools.partial(self._requeue, line, jobs))
         elif what < 0.88:
             self._ask(functools.partial(self._pause, dice.choice(catalogue.QUEUES)))
-        elif what < 0.97:
+        elif what < 0.94:
             self._ask(functools.partial(self._watch, line, dice.choice(self._mine)))
+        elif what < 0.97:
+            self._ask(functools.partial(self._inquire, dice.choice(self._mine)))
         else:
             self._world.fault("session broken")
             self._reconnect()
@@ -183,6 +187,9 @@ class Client:
             if line is self._line:
                 self._history.submits(specs)
                 host.jobs.submit(line.session, specs, catalogue.FUNCTIONS)
+                if self._world.plan.commit_fault_rate and self._world.chance(0.1):
+                    self._world.fault("session broken")
+                    self._world.after(0.0, self._reconnect)
 
         self._ask(send)
 
@@ -237,15 +244,28 @@ class Client:
         if info.state in TERMINAL and job in self.waits and job not in host.master.board.jobs:
             self._history.fail("tell", f"{job} has ended, and its watcher was not told")
 
+    def _inquire(self, job: JobId, host: Host) -> None:
+        """Every question must have an answer at any moment, and a listing shows what is durable."""
+        host.jobs.stats()
+        host.jobs.workers()
+        listed, _ = host.jobs.page(limit=20)
+        for info in listed:
+            if not host.image.has(info.id):
+                self._history.fail("tell", f"{info.id} is listed and is not durable")
+        host.jobs.info(job)
+        host.jobs.explain(job)
+        host.jobs.history(job)
+        host.jobs.output(job)
+
     def _pause(self, queue: str, host: Host) -> None:
-        self._paused[queue] = None
         self._world.note("pauses", queue)
         before = host.image.switched[queue]
         host.jobs.pause(queue)
         if host.image.switched[queue] == before:
             self._history.fail("tell", f"the pause of {queue} is confirmed and is not durable")
-        self._world.after(self._world.dice.uniform(0.5, 5.0), lambda: self._ask(functools.partial(self._resume_queue, queue)))
+        self._world.after(
+            self._world.dice.uniform(0.5, 5.0), lambda: self._ask(functools.partial(self._resume_queue, queue))
+        )
 
     def _resume_queue(self, queue: str, host: Host) -> None:
-        self._paused.pop(queue, None)
         host.jobs.resume(queue)

@@ -183,10 +183,9 @@ class History:
         for dependency, payload in lease.inputs:
             if f"{dependency}/".encode() not in payload:
                 self.fail("payload", f"{job} gets {payload!r} as the result of {dependency}")
-        stored = self._image.find(job)
-        if is_at_most_once(spec.options) and (stored is None or stored.fence != lease.fence):
+        if is_at_most_once(spec.options) and lease.fence not in self._image.leased:
             self.fail("once", f"{job} may run at most once, and its lease is not durable")
-        if spec.key and stored is None:
+        if spec.key and not self._image.has(job):
             self.fail("once", f"{job} has a key, and its admission is not durable")
         return Attempt(lease, worker)
 

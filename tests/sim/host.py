@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cluster.core import events
 from cluster.core.board import Settings
 from cluster.core.effects import Effect
-from cluster.master import jobs_desk, master as master_module
+from cluster.master.committer import Then
 from cluster.master.jobs_desk import JobsDesk
 from cluster.master.master import Clock, Master
 from cluster.master.work_desk import WorkDesk
@@ -27,9 +27,6 @@ TIMEOUT_SECONDS = 10.0
 BEAT_SECONDS = TIMEOUT_SECONDS / 4
 # Decisions between two looks at the whole board, which cost as much as twenty of them.
 CHECK_EVERY = 40
-
-# Calls that are durable on return wait for the committer, which is not a thread here: they find it done or give up.
-jobs_desk.DURABLE_SECONDS = 0.0
 
 
 class Host:
@@ -117,11 +114,6 @@ class Host:
             if due is not None and due < self._next_tick:
                 self._tick_at(due)
 
-    def wait_durable(self) -> None:
-        """Commit what is in the log now, as a thread that waits for it would see done."""
-        if self.is_up and not self.is_frozen:
-            self.master.committer.drive()
-
     def when_durable(self, told: Callable[[], None]) -> None:
         """Have it called once all that has been decided is committed; never, if this master dies before."""
         with self.master.lock:
@@ -173,7 +165,7 @@ class Host:
         committer = self.master.committer
         append = committer.append
 
-        def watched(effects: list[Effect], then: master_module.Then | None = None) -> list[Effect]:
+        def watched(effects: list[Effect], then: Then | None = None) -> list[Effect]:
             self._history.decided(effects, self)
             self._decisions += 1
             return append(effects, then)

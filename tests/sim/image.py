@@ -17,12 +17,13 @@ from cluster.core.effects import (
     Effect,
     Ended,
     Leased,
+    Purged,
     QueuePaused,
     Record,
     Requeued,
     Undone,
 )
-from cluster.core.records import Ending, JobId, JobSpec, Outcome, Report
+from cluster.core.records import Ending, Fence, JobId, JobSpec, Outcome, Report
 from cluster.core.states import JobState
 from cluster.errors import StoreError
 from cluster.store.memory import MemoryStore
@@ -37,7 +38,7 @@ class Image(MemoryStore):
 
     def __init__(self, world: World) -> None:
         super().__init__()
-        self.is_instant = world.plan.is_instant  # type: ignore[misc]
+        self.is_instant = world.plan.is_instant
         self._world = world
         self._fails_until = 0.0
         self._crashes = 0
@@ -45,9 +46,10 @@ class Image(MemoryStore):
         self.seqs: dict[JobId, int] = {}
         self.outcomes: dict[tuple[JobId, int], Outcome] = {}
         self.pruned: dict[JobId, None] = {}
-        self.reports: dict[int, Report] = {}  # by fence: what its worker said, for the budgets' audit
+        self.reports: dict[Fence, Report] = {}  # what its worker said, for the budgets' audit
+        self.leased: dict[Fence, None] = {}  # every lease that ever was durable
         self.switched: Counter[str] = Counter()  # how often each queue was paused or resumed
-        self._audited: dict[int, None] = {}  # fences whose failure has been counted
+        self._audited: dict[Fence, None] = {}  # those whose failure has been counted
         self._spent: Counter[tuple[JobId, int, int, str]] = Counter()  # job, run, item (-1: the job), budget
 
     def commit(self, records: Sequence[Record]) -> None:
@@ -111,6 +113,7 @@ class Image(MemoryStore):
             case Leased():
                 for job in record.jobs:
                     self._know(job.seq, record)
+                    self.leased[job.fence] = None
             case Ended():
                 self._know(record.seq, record)
                 self._audit_outcome(record)
@@ -119,6 +122,8 @@ class Image(MemoryStore):
                 self._audit_failure(record.seq, record.run, record.fence, record.certificate.ending)
             case Requeued():
                 self._know(record.seq, record)
+            case Purged():
+                self._forget(record.seq)
             case QueuePaused():
                 self.switched[record.queue] += 1
             case _:
@@ -126,7 +131,9 @@ class Image(MemoryStore):
 
     def _know(self, seq: int, record: Effect) -> None:
         if seq not in self.specs:
-            raise Violation(f"durability: {type(record).__name__} of job number {seq}, which was never admitted or is undone")
+            raise Violation(
+                f"durability: {type(record).__name__} of job number {seq}, which was never admitted or is undone"
+            )
 
     def _forget(self, seq: int) -> None:
         spec = self.specs.pop(seq, None)
@@ -180,7 +187,9 @@ class Image(MemoryStore):
             options = spec.options
             limit = options.retry.max_retries if budget == "retries" else options.crash_limit
             if item < 0 and spec.items:
-                limit = (limit + 1) * (spec.items + 1)  # deaths that could not be blamed, each charged to some item later
+                limit = (limit + 1) * (
+                    spec.items + 1
+                )  # deaths that could not be blamed, each charged to some item later
             self._spent[spec.id, run, item, budget] += 1
             if self._spent[spec.id, run, item, budget] > limit + 1:
                 raise Violation(f"budget: {spec.id} run {run} item {item} spent more than {limit + 1} on {budget}")

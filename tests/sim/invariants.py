@@ -75,7 +75,9 @@ def check_agreement(board: Board, store: MemoryStore) -> None:
             f"job {name} is (seq, run, attempts, failures, crashes, fence) {ours} on the board, {theirs} in the store",
         )
         if job.chunk is not None and record.progress:
-            _require(decode_progress(record.progress) == job.chunk, f"the progress of chunk {name} differs in the store")
+            _require(
+                decode_progress(record.progress) == job.chunk, f"the progress of chunk {name} differs in the store"
+            )
 
 
 def _check_counts(board: Board) -> None:
@@ -129,9 +131,7 @@ def _check_dependants(board: Board) -> None:
         for name, job in waiting.items():
             _require(board.jobs.get(name) is job, f"{name} waits for {dependency} and is not on the board")
             _require(dependency in job.spec.after, f"{name} waits for {dependency}, which it did not name")
-    wanted = Counter(
-        name for job in board.jobs.values() if not job.is_terminal for name in job.spec.inputs
-    )
+    wanted = Counter(name for job in board.jobs.values() if not job.is_terminal for name in job.spec.inputs)
     _require(wanted == board.inputs_needed, f"inputs needed are {dict(wanted)}, counted {board.inputs_needed}")
 
 
@@ -147,7 +147,9 @@ def _check_lanes(board: Board) -> None:
         entries = [job for jobs in lane._by_priority.values() for job in jobs if job.is_in_lane]
         # A job that was cancelled and requeued may have two entries; it is handed out once all the same.
         _require(len({job.seq for job in entries}) == lane.live, f"lane {key} has lost a job")
-    _require(sum(queued.values()) == sum(lane.live for lane in board.placement._lanes.values()), "a queued job has no lane")
+    _require(
+        sum(queued.values()) == sum(lane.live for lane in board.placement._lanes.values()), "a queued job has no lane"
+    )
 
 
 def _require(holds: bool, sentence: str) -> None:

@@ -1,15 +1,19 @@
 """A worker as the master may meet it: it leases, runs, reports, freezes, dies and comes back as another one.
 
-What it owes the master: it believes in its leases until `timeout` after it *sent* its last answered heartbeat (or
-registration), begins nothing after that, and kills its attempts then; it never has two polls out; a poll whose answer is lost costs it its
-incarnation, for it can't know what it was given; it repeats a report until that is durable (a master that died with an
-undurable one gives the lease back to it); before it leaves it has reported whatever it began.
+What it owes the master, and any real one does too: it believes in its leases until `timeout` after it *sent* its last
+answered heartbeat (or registration), kills its attempts then, and begins nothing after; it never has two polls out; when
+a poll's answer is lost it can't know what it was given, so it registers again with what it holds, or leaves; it does the
+same when the master dies (what the next one does not know, it stops); it repeats a report until that is durable (a
+master that dies with an undurable one leaves the lease with it); before it leaves it has reported what it began and must
+not begin again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from cluster.core.policy import is_at_most_once
 from cluster.core.records import Ending, Fence, Report, Stop
@@ -42,13 +46,16 @@ class Worker:
         self._incarnation = 0
         self.id = ""
         self.valid_until = 0.0
-        self.state = "down"  # down, joining, up, ending (runs on or reports, but takes nothing more)
+        # down, joining, up, returning (up, but the master does not know it), ending (runs on or reports, but takes
+        # nothing more)
+        self.state = "down"
         self._frozen_until = 0.0
+        self._session = 0  # of polls and heartbeats: what an earlier registration is answered means nothing any more
         self._life = 0  # a death makes every pending event of this life meaningless
         self.held: dict[Fence, Attempt] = {}  # in order of arrival; the begun ones run
         self._reports: dict[Fence, Report] = {}  # unanswered
         self._is_polling = False
-        self._is_woken = False  # while a poll was out
+        self._is_woken = False  # since the last poll went out
         self._is_reporting = False
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -92,7 +99,10 @@ class Worker:
         elif self.state == "joining":
             self._restart()
         elif self.state == "up":
-            self._end(is_killing=False)
+            if self._world.dice.random() < 0.7:
+                self._come_back()
+            else:
+                self._end(is_killing=False)
 
     def resume(self, action: Callable[[], None]) -> None:
         """Act now, or once thawed."""
@@ -107,11 +117,7 @@ class Worker:
     def _join(self, life: int) -> None:
         if life != self._life or self.state != "joining":
             return
-        hello = self._template
-        hello = Hello(
-            worker=self.id, name=hello.name, host=hello.host, pid=1, slots=hello.slots, resources=hello.resources,
-            labels=hello.labels,
-        )  # fmt: skip
+        hello = self._hello()
         sent = self._world.now
 
         def joined(answer: ClusterError | None) -> None:
@@ -130,16 +136,60 @@ class Worker:
             self, lambda host: host.work.register(hello, self._waker()), joined, again, is_repeatable=True
         )
 
-    def _heartbeat(self, life: int) -> None:
-        if life != self._life or self.state not in ("up", "ending"):
+    def _come_back(self) -> None:
+        """Register again under the same id, with all that is held; what runs goes on meanwhile."""
+        if self.state != "up":
             return
-        sent, worker = self._world.now, self.id
+        self._world.counts["came back"] += 1
+        self.state = "returning"
+        self._session += 1
+        self._is_polling = False
+        self._rejoin(self._life, self._session)
+
+    def _rejoin(self, life: int, session: int) -> None:
+        if life != self._life or session != self._session or self.state != "returning":
+            return
+        hello, waker, sent = self._hello(), self._waker(), self._world.now
+        # What is reported and not known to be durable may still be this worker's there.
+        held = tuple(dict.fromkeys((*self.held, *self._reports)))
+
+        def rejoined(dropped: tuple[Fence, ...] | ClusterError) -> None:
+            if life != self._life or session != self._session or self.state != "returning":
+                return
+            assert not isinstance(dropped, ClusterError)
+            self._world.note("worker is back", self.id, len(held), len(dropped))
+            self._world.counts["adopted"] += len(held) - len(dropped)
+            self.state = "up"
+            self.valid_until = max(self.valid_until, sent + TIMEOUT_SECONDS)
+            for fence in dropped:
+                self._stop(Stop(fence, Ending.ADMISSION))
+            self._begin_next()
+            self.poll()
+
+        def again() -> None:
+            self._rejoin(life, session)
+
+        self._network.call(self, lambda host: host.work.adopt(hello, waker, held), rejoined, again)
+
+    def join_again(self) -> None:
+        """Send the registration once more, as a retried call does."""
+        if self.state == "up":
+            hello, waker = self._hello(), self._waker()
+            self._network.call(self, lambda host: host.work.register(hello, waker), lambda _: None, lambda: None)
+
+    def _hello(self) -> Hello:
+        return structs.replace(self._template, worker=self.id)
+
+    def _heartbeat(self, life: int) -> None:
+        if life != self._life or self.state not in ("up", "returning", "ending"):
+            return
+        sent, worker, session = self._world.now, self.id, self._session
 
         def renewed(answer: ClusterError | None) -> None:
-            if life != self._life:
+            if life != self._life or session != self._session or self.state == "returning":
                 return
             if isinstance(answer, ClusterError):
-                self._disowned()
+                self._unknown()
             else:
                 self.valid_until = max(self.valid_until, sent + TIMEOUT_SECONDS)
 
@@ -150,7 +200,7 @@ class Worker:
 
     def _guard(self, life: int) -> None:
         """Kill everything once our leases may be void."""
-        if life != self._life or self.state not in ("up", "ending"):
+        if life != self._life or self.state not in ("up", "returning", "ending"):
             return
         if self.valid_until <= self._world.now:
             self._world.note("worker gives itself up", self.id)
@@ -158,6 +208,13 @@ class Worker:
             self._end(is_killing=True)
             return
         self._world.at(self.valid_until, lambda: self.resume(lambda: self._guard(life)))
+
+    def _unknown(self) -> None:
+        """The master does not know us (any more)."""
+        if self.state == "up" and self._world.plan.workers_survive and self._world.dice.random() < 0.5:
+            self._come_back()
+        else:
+            self._disowned()
 
     def _disowned(self) -> None:
         """The master says that it does not know us: nothing that we hold counts."""
@@ -177,7 +234,7 @@ class Worker:
         if self.state != "up" or self._is_polling:
             return
         self._is_polling, self._is_woken = True, False
-        life, worker = self._life, self.id
+        life, session, worker = self._life, self._session, self.id
         capacity = max(0, self._template.slots + self._prefetch() - len(self.held))
 
         def ask(host: Host) -> tuple[Poll, list[Attempt]]:
@@ -186,17 +243,21 @@ class Worker:
             return answer, self._history.handed(self, answer, asked)
 
         def told(answer: tuple[Poll, list[Attempt]] | ClusterError) -> None:
-            if life != self._life:
+            if life != self._life or session != self._session:
                 return
             self._is_polling = False
             if isinstance(answer, ClusterError):
-                self._disowned()
+                self._unknown()
             elif self.state == "up":
                 self._take(*answer)
 
         def lost() -> None:
-            if life == self._life:
-                self._is_polling = False
+            if life != self._life or session != self._session:
+                return
+            self._is_polling = False
+            if self._world.plan.workers_survive and self._world.dice.random() < 0.5:
+                self._come_back()
+            else:
                 self._end(is_killing=self._world.dice.random() < 0.5)
 
         self._network.call(self, ask, told, lost)
@@ -211,7 +272,7 @@ class Worker:
         if surplus and self._world.dice.random() < 0.1:
             self._give_back(surplus)
         self._begin_next()
-        if poll.stops or new or self._is_woken:
+        if self._is_woken or (new and len(self.held) < self._template.slots):
             self.poll()
 
     def _prefetch(self) -> int:
@@ -223,9 +284,13 @@ class Worker:
         def wake() -> None:
             if life != self._life:
                 return
+            if self._world.chance(self._world.plan.fault_rate / 2):
+                self._world.fault("registration repeated")
+                self.join_again()
             if self._is_polling:
                 self._is_woken = True
-            else:
+            elif not self._is_woken:
+                self._is_woken = True
                 self._later(0.001, lambda: self.resume(self.poll) if life == self._life else None)
 
         return wake
@@ -234,6 +299,10 @@ class Worker:
         attempt = self.held.pop(stop.fence, None)
         if attempt is not None:
             self._history.over(attempt)
+            if attempt.is_begun and is_at_most_once(attempt.lease.options):
+                # The order came before what it is for was durable: a next master may know nothing of it, and would
+                # take a lease that is handed back for one that was never begun.
+                self._tell(attempts.killed(attempt.lease))
         self._repeat(lambda host, worker: host.work.stopped(worker, [stop.fence]))
 
     def _give_back(self, fences: list[Fence]) -> None:
@@ -321,7 +390,7 @@ class Worker:
 
     def _end(self, *, is_killing: bool) -> None:
         """Take nothing more; let what runs end, or kill it and say so; then leave."""
-        if self.state not in ("up", "ending"):
+        if self.state not in ("up", "returning", "ending"):
             return
         self.state = "ending"
         for fence, attempt in list(self.held.items()):

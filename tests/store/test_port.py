@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import fields, replace
 
-from cluster.core.effects import Admitted, GivenBack, QueuePaused, Record, StoredJob, Undone
+from cluster.core.effects import Admitted, Answered, GivenBack, Purged, QueuePaused, Record, StoredJob, Undone
 from cluster.core.records import DEFAULT_OPTIONS, JobSpec, Options, RetryPolicy
 from cluster.core.states import JobState
 from cluster.errors import StoreError
@@ -487,3 +487,38 @@ def test_both_adapters_say_the_same_of_any_life(
         store.close()
     assert memory == sqlite
     assert (openings[0].next_seq, openings[0].max_fence) == (openings[1].next_seq, openings[1].max_fence)
+
+
+# --- requests, purges -------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_found_by_its_request_after_a_reopening_too(store: Store) -> None:
+    store.commit([Answered("r1", b"one", 500.0)])
+
+    reopen(store)
+
+    assert (store.answer("r1"), store.answer("r2")) == (b"one", None)
+
+
+def test_an_answer_written_twice_is_there_once(store: Store) -> None:
+    store.commit([Answered("r1", b"one", 500.0)])
+    store.commit([Answered("r1", b"one", 500.0)])
+
+    assert store.answer("r1") == b"one"
+
+
+def test_answers_are_pruned_when_nobody_asks_for_them_any_more(store: Store) -> None:
+    store.commit([Answered("old", b"1", 500.0), Answered("new", b"2", 700.0)])
+
+    store.prune(600.0, lambda job: False)
+
+    assert (store.answer("old"), store.answer("new")) == (None, b"2")
+
+
+def test_a_purged_job_is_gone_and_one_that_lives_again_is_not(store: Store) -> None:
+    store.commit([FUNCTION, admitted(1), admitted(2), ended(1, state=JobState.DEAD_LETTER), ended(2), requeued(2, 2)])
+
+    store.commit([Purged(1, "job1"), Purged(2, "job2")])
+
+    assert store.find("job1") is None
+    assert [job.spec.id for job in live(store)] == ["job2"]

@@ -1,0 +1,135 @@
+"""Which cluster a command is about, and which key opens it.
+
+    --address                with --authkey-file, else CLUSTER_AUTHKEY_FILE
+    --file                   its `bind`, and a key from its `keys`
+    CLUSTER_ADDRESS          as --address
+    CLUSTER_FILE             as --file
+    ./cluster.yaml           likewise
+
+What is written on the command line goes before what the environment says. Operators' commands need the admin key, and
+workers theirs: from a file's `keys`, or, where only the environment names a key, `admin.key` or `worker.key` beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.errors import Refused
+from cluster.wire.keys import Role
+
+if TYPE_CHECKING:
+    from msgspec import Struct
+
+    from cluster.client.handle import Cluster
+
+DEFAULT_FILE = "cluster.yaml"
+# A command is typed by somebody who waits for its answer: a master that restarts is back sooner than this.
+PATIENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The options that name a cluster."""
+
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The master's address, as in tcp://127.0.0.1:7601 or unix://PATH.", show_default="CLUSTER_ADDRESS"
+        ),
+    ] = None
+    authkey_file: Annotated[
+        Path | None,
+        typer.Option(help="The key that goes with --address.", show_default="CLUSTER_AUTHKEY_FILE"),
+    ] = None
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="The cluster's configuration, instead of an address.", show_default="CLUSTER_FILE, else ./cluster.yaml"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An address, and the file of the key for one role there."""
+
+    address: str
+    key: Path
+
+
+def locate(where: Where, role: Role) -> Found:
+    """The cluster that is meant. Raises `Refused` if none is, or no key goes with it."""
+    if where.address and where.file:
+        raise Refused("--address and --file both name a cluster; write the one that you mean")
+    if where.address:
+        return Found(where.address, _key_for_address(where, role))
+    if where.file:
+        return _from_file(where.file, where, role)
+    if address := os.environ.get("CLUSTER_ADDRESS"):
+        return Found(address, _key_for_address(where, role))
+    return _from_file(config_file(None), where, role)
+
+
+def config_file(given: Path | None) -> Path:
+    """The configuration that is meant. Raises `Refused` if there is none."""
+    if given is not None:
+        return given
+    if named := os.environ.get("CLUSTER_FILE"):
+        return Path(named)
+    if Path(DEFAULT_FILE).exists():
+        return Path(DEFAULT_FILE)
+    raise Refused(
+        f"no cluster is named, and there is no {DEFAULT_FILE} here; write --file FILE or --address tcp://HOST:PORT, "
+        f"or set CLUSTER_FILE or CLUSTER_ADDRESS"
+    )
+
+
+def find_cluster(where: Where) -> Cluster:
+    """A connected handle. Tests put an embedded cluster in its place."""
+    from cluster.client.connect import connect
+
+    found = locate(where, Role.CLIENT)
+    return connect(found.address, found.key, patience_seconds=PATIENCE_SECONDS)
+
+
+def ask_admin(where: Where, method: str, said: Struct) -> Any:
+    """One call of the admin desk."""
+    from cluster.wire.address import parse_address
+    from cluster.wire.keys import load_key
+    from cluster.wire.proxy import connect_desk
+
+    found = locate(where, Role.ADMIN)
+    desk = connect_desk(
+        "admin", parse_address(found.address), Role.ADMIN, load_key(found.key), patience_seconds=PATIENCE_SECONDS
+    )
+    try:
+        return desk.call(method, said)
+    finally:
+        desk.close()
+
+
+def _key_for_address(where: Where, role: Role) -> Path:
+    if where.authkey_file:
+        return where.authkey_file
+    if named := os.environ.get("CLUSTER_AUTHKEY_FILE"):
+        # The environment names a client's key as a rule; the master made the others beside it.
+        beside = Path(named).with_name(f"{role}.key")
+        return beside if role is not Role.CLIENT and beside.exists() else Path(named)
+    raise Refused(
+        f"an address needs a key: write --authkey-file KEYS/{role}.key, or set CLUSTER_AUTHKEY_FILE; "
+        f"KEYS is the folder that the master made its keys in"
+    )
+
+
+def _from_file(file: Path, where: Where, role: Role) -> Found:
+    from cluster.deploy.commands import key_file
+    from cluster.deploy.lifecycle import address_of
+    from cluster.deploy.load import load_config
+
+    config = load_config(file)
+    return Found(address_of(config), where.authkey_file or key_file(config, role))

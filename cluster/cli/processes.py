@@ -1,0 +1,217 @@
+"""`cluster master` and `cluster worker ADDRESS`: one process in the foreground. First Ctrl-C drains, the second kills.
+
+Keepers start their processes by these commands too. Keys are named by path, so no secret stands in a command line.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from cluster.cli import find, workers
+from cluster.cli.jobs import read_duration
+from cluster.cli.option_groups import grouped
+from cluster.cli.submit import read_amount, read_pairs
+from cluster.errors import Refused
+from cluster.wire.keys import Role
+
+if TYPE_CHECKING:
+    from cluster.deploy.schema import Config
+    from cluster.master.process import MasterConfig
+    from cluster.worker.process import WorkerProcessConfig
+
+START = "start"
+LEVELS = ("debug", "info", "warning", "error")
+
+ReadyFd = Annotated[
+    int, typer.Option(metavar="N", help="Write a line to this descriptor once it is ready.", show_default=False)
+]
+LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
+DrainTimeout = Annotated[str, typer.Option(help="How long running jobs may go on after the first Ctrl-C or SIGTERM.")]
+
+
+class WorkerGroup(typer.core.TyperGroup):
+    """`cluster worker` with a subcommand's name is that; with anything else it starts a worker."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As the base class, with the subcommand put in that need not be written."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [START, *args]
+        return super().parse_args(ctx, args)
+
+
+worker_app = typer.Typer(
+    cls=WorkerGroup,
+    help="Start a worker (cluster worker ADDRESS ...), or look at those that are there.",
+    no_args_is_help=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MasterOptions:
+    """How a master is started without a configuration."""
+
+    bind: Annotated[str | None, typer.Option(metavar="URL", help="Where to listen: tcp://HOST:PORT, unix://PATH.")] = (
+        None
+    )
+    store: Annotated[str | None, typer.Option(metavar="URL", help="sqlite:///PATH, or memory:.")] = None
+    keys: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the keys; made at the first start.")] = (
+        None
+    )
+    heartbeat_interval: Annotated[str, typer.Option(help="How often workers say that they live.")] = "2s"
+    heartbeat_timeout: Annotated[str, typer.Option(help="Silent for so long, a worker is lost.")] = "10s"
+    drain_timeout: DrainTimeout = "60s"
+    log_level: LogLevel = "info"
+
+
+def master(
+    options: MasterOptions,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take all of it from a configuration instead.")
+    ] = None,
+    ready_fd: ReadyFd = -1,
+) -> None:
+    """Run a master in the foreground. The first Ctrl-C drains, the second kills."""
+    from cluster.master.process import run_master
+
+    raise typer.Exit(run_master(read_master(options, config, ready_fd)))
+
+
+def read_master(options: MasterOptions, file: Path | None, ready_fd: int) -> MasterConfig:
+    """What the master is told. Raises `Refused` with what to write."""
+    from cluster.master.process import MasterConfig
+
+    if file is not None:
+        if options != MasterOptions():
+            raise Refused("--config says all that a master needs; leave the other options out, or it")
+        return _master_of(_load(file), ready_fd)
+    missing = [f"--{name}" for name in ("bind", "store", "keys") if not getattr(options, name)]
+    if options.bind is None or options.store is None or options.keys is None:
+        raise Refused(
+            f"a master needs {' and '.join(missing)}, as in --bind tcp://127.0.0.1:7601 --store sqlite:///jobs.db "
+            f"--keys keys; or --config FILE"
+        )
+    return MasterConfig(
+        bind=options.bind,
+        store=options.store,
+        keys=options.keys,
+        heartbeat_interval_seconds=read_duration("heartbeat-interval", options.heartbeat_interval),
+        heartbeat_timeout_seconds=read_duration("heartbeat-timeout", options.heartbeat_timeout),
+        drain_timeout_seconds=read_duration("drain-timeout", options.drain_timeout),
+        log_level=read_level(options.log_level),
+        ready_fd=ready_fd,
+    )
+
+
+def _master_of(config: Config, ready_fd: int) -> MasterConfig:
+    from cluster.master.process import MasterConfig
+
+    return MasterConfig(
+        bind=config.master.bind,
+        store=config.master.store,
+        keys=Path(config.master.keys),
+        heartbeat_interval_seconds=config.heartbeat.interval,
+        heartbeat_timeout_seconds=config.heartbeat.timeout,
+        drain_timeout_seconds=config.drain.timeout,
+        log_level=config.log.level,
+        ready_fd=ready_fd,
+    )
+
+
+def _load(file: Path) -> Config:
+    from cluster.deploy.load import load_config
+
+    return load_config(file)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker is started."""
+
+    name: Annotated[str | None, typer.Option(help="What it is called in listings.", show_default="the host's name")] = (
+        None
+    )
+    slots: Annotated[
+        str, typer.Option(metavar="N", help="Jobs at a time: a number, auto (one per cpu), or threads:N.")
+    ] = "auto"
+    authkey_file: Annotated[
+        Path | None, typer.Option(help="The master's worker.key.", show_default="CLUSTER_AUTHKEY_FILE")
+    ] = None
+    resource: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="What it offers besides slots; repeatable.")
+    ] = None
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="What it is; repeatable.")] = None
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="In its jobs' environment; anybody on the host can read it here."),
+    ] = None
+    max_jobs_per_child: Annotated[
+        int, typer.Option(min=0, help="Replace a slot's process after so many jobs; 0: never.")
+    ] = 0
+    scratch: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where jobs get a folder each.", show_default="the system's temporary folder"),
+    ] = None
+    drain_timeout: DrainTimeout = "60s"
+    log_level: LogLevel = "info"
+
+
+@worker_app.command(START, hidden=True)
+@grouped
+def start(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The master's: tcp://HOST:PORT or unix://PATH.")],
+    options: WorkerOptions,
+    ready_fd: ReadyFd = -1,
+) -> None:
+    """Run a worker in the foreground. The first Ctrl-C drains, the second kills what runs."""
+    from cluster.worker.process import run_worker
+
+    raise typer.Exit(run_worker(read_worker(address, options, ready_fd)))
+
+
+def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerProcessConfig:
+    """What the worker is told. Raises `Refused` with what to write."""
+    from cluster.embedded.cpus import usable_cpus
+    from cluster.worker.process import WorkerProcessConfig, parse_slots
+
+    if "://" not in address:
+        raise Refused(
+            f"{address!r} is neither an address nor a command; write cluster worker tcp://HOST:PORT to start one, "
+            f"or list, show, drain or undrain"
+        )
+    found = find.locate(find.Where(address=address, authkey_file=options.authkey_file), Role.WORKER)
+    slots, threads = parse_slots(options.slots, usable_cpus())
+    return WorkerProcessConfig(
+        address=found.address,
+        authkey_file=str(found.key),
+        name=options.name or socket.gethostname(),
+        slots=slots,
+        threads=threads,
+        resources=tuple(sorted(read_pairs("--resource", "gpu=1", options.resource or (), read_amount).items())),
+        labels=tuple(sorted(read_pairs("--label", "zone=lab", options.label or (), str).items())),
+        env=tuple(sorted(read_pairs("--env", "OMP_NUM_THREADS=1", options.env or (), str).items())),
+        max_jobs_per_child=options.max_jobs_per_child,
+        scratch=str(options.scratch.absolute()) if options.scratch else "",
+        drain_seconds=read_duration("drain-timeout", options.drain_timeout),
+        ready_fd=None if ready_fd < 0 else ready_fd,
+        log_level=read_level(options.log_level),
+    )
+
+
+def read_level(level: str) -> str:
+    """A level of the log. Raises `Refused` with those that there are."""
+    if level not in LEVELS:
+        raise Refused(f"no log level is called {level!r}; write one of {', '.join(LEVELS)}")
+    return level
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put these commands at the top level."""
+    app.command()(grouped(master))
+    workers.add_to(worker_app)
+    app.add_typer(worker_app, name="worker")

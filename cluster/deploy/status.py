@@ -1,0 +1,145 @@
+"""How a cluster is: what its keeper knows of the processes, and what its master knows of the workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from cluster.deploy.commands import key_file, parts_of, running_parts
+from cluster.deploy.processes import NOBODY, ProcessName
+from cluster.deploy.runtime import PartRecord, Runtime, Snapshot
+from cluster.deploy.schema import Config, Threads, Worker
+from cluster.embedded.cpus import usable_cpus
+from cluster.errors import ClusterError
+from cluster.wire.address import parse_address
+from cluster.wire.calls import MasterInfo, Nothing
+from cluster.wire.keys import Role, load_key
+from cluster.wire.messages import Health, WorkerInfo
+from cluster.wire.proxy import connect_desk
+
+# A master that lives answers in milliseconds; one that does not is told as such, soon.
+PATIENCE_SECONDS = 2.0
+_NEVER_STARTED = PartRecord(NOBODY, "down")
+
+
+class MasterStatus(Struct, frozen=True):
+    """The master, as its keeper and it itself tell."""
+
+    pid: int  # 0: none runs
+    address: str
+    state: str  # "ready", "draining", "starting", "waiting" (to be started again), "failed", "unreachable", "down"
+    store: str
+    restarts: int = 0
+    trouble: str = ""  # why it died last, or why its store takes no jobs
+
+
+class WorkerStatus(Struct, frozen=True):
+    """A worker, as its keeper and the master tell."""
+
+    name: str
+    host: str
+    pid: int  # 0: none runs
+    state: str  # "ready", "draining", "lost", "starting", "waiting", "failed", "unreachable", "down"
+    slots: int
+    running: int = 0
+    restarts: int = 0
+    trouble: str = ""
+    health: Health | None = None  # None: the master has not heard from it
+
+
+class Status(Struct, frozen=True):
+    """A cluster. `cluster status FILE --json` prints it."""
+
+    name: str
+    state: str  # "up", "degraded" (some part is not ready, or no keeper watches), "down"
+    keeper: int  # its pid; 0: none runs
+    master: MasterStatus
+    workers: tuple[WorkerStatus, ...]
+
+
+def status(config: Config) -> Status:
+    """How the cluster of this configuration is now; never fails for what is not up."""
+    runtime = Runtime.of(config)
+    snapshot = runtime.snapshot() or Snapshot.of(config, config.master.bind)
+    config = snapshot.parse()  # what runs, not what the file says by now
+    running = running_parts(parts_of(snapshot, runtime, {}), runtime)
+    keeper = runtime.keeper()
+    records = runtime.recorded()
+    info, workers = _ask(config, snapshot.address) if "master" in running else (None, ())
+    master = _master(config, snapshot.address, _now(records.get("master"), running.get("master")), info)
+    told = tuple(
+        _worker(worker, _now(records.get(worker.name), running.get(worker.name)), workers) for worker in config.workers
+    )
+    if keeper is None and not running:
+        state = "down"
+    else:
+        states = {master.state, *(worker.state for worker in told)}
+        is_whole = keeper is not None and states == {"ready"}
+        state = "up" if is_whole else "degraded"
+    return Status(config.name, state, 0 if keeper is None else keeper.pid, master, told)
+
+
+def _now(record: PartRecord | None, process: ProcessName | None) -> PartRecord:
+    """What the keeper wrote, without what can't be so any more: a keeper that died writes nothing."""
+    known = record or _NEVER_STARTED
+    if process is not None:
+        state = known.state if known.process == process else "ready"
+    else:
+        state = known.state if known.state in {"waiting", "failed"} else "down"
+    return PartRecord(process or NOBODY, state, known.restarts, known.since, known.trouble)
+
+
+def _ask(config: Config, address: str) -> tuple[MasterInfo | None, tuple[WorkerInfo, ...]]:
+    """What the master says of itself and its workers; None: it does not answer."""
+    try:
+        key = load_key(key_file(config, Role.CLIENT))
+        return _call("admin", "ping", address, key), _call("jobs", "workers", address, key)
+    except ClusterError:
+        return None, ()
+
+
+def _call(desk: str, method: str, address: str, key: Any) -> Any:  # noqa: ANN401 - any call's answer
+    proxy = connect_desk(desk, parse_address(address), Role.CLIENT, key, patience_seconds=PATIENCE_SECONDS)
+    try:
+        return proxy.call(method, Nothing(), timeout=PATIENCE_SECONDS)
+    finally:
+        proxy.close()
+
+
+def _master(config: Config, address: str, record: PartRecord, info: MasterInfo | None) -> MasterStatus:
+    state = record.state
+    trouble = record.trouble
+    if info is not None:
+        state = "draining" if info.is_draining else state
+        trouble = info.store_trouble or trouble
+    elif state == "ready":
+        state = "unreachable"
+    return MasterStatus(record.process.pid, address, state, config.master.store, record.restarts, trouble)
+
+
+def _worker(worker: Worker, record: PartRecord, known: tuple[WorkerInfo, ...]) -> WorkerStatus:
+    # A worker that was started again has a new id; of the earlier one nothing is expected any more.
+    info = next((info for info in known if info.name == worker.name and info.pid == record.process.pid), None)
+    state = record.state
+    if info is not None:
+        state = info.state if state == "ready" else state
+    elif state == "ready":
+        state = "unreachable"  # the master has not heard from it, or does not answer itself
+    return WorkerStatus(
+        name=worker.name,
+        host=worker.host if info is None else info.host,
+        pid=record.process.pid,
+        state=state,
+        slots=_slots_of(worker) if info is None else info.slots,
+        running=0 if info is None else info.running,
+        restarts=record.restarts,
+        trouble=record.trouble,
+        health=None if info is None else info.health,
+    )
+
+
+def _slots_of(worker: Worker) -> int:
+    if isinstance(worker.slots, Threads):
+        return worker.slots.threads
+    return usable_cpus() if worker.slots == "auto" else worker.slots

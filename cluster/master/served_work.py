@@ -1,0 +1,264 @@
+"""The work desk as it is served over the network: each registered worker's seat, and what waits there for it.
+
+    worker's hearing thread ──► listen (long poll) ─┐                        ┌── wake (mailboxes: work, or an order)
+                                                    ├─► Seat: credit, marks ◄┘
+    worker's telling thread ──► tell ───────────────┘         │ poll
+                                     reports ──► board ◄──────┘
+
+Connections break at any moment, so nothing here relies on an answer's arrival. An answer of `listen` is kept under its
+mark and sent again until a later `listen` acknowledges it. `tell` is answered once its reports are committed, and may be
+repeated: a fence that has ended ends once. `register` names all leases that the worker has; those that it doesn't name
+never reached it and go back to the board, those that it names and are not its own any more are answered in `drop`.
+
+Threads: one for each connection of the server; a worker has two connections. `Seat.listening` is held by the one
+`listen` that counts, the newest; an older one, of a connection that broke, lets go at once. It is held by `register`
+too, so that nothing can be leased between the worker's word of what it has and the board's hearing of it.
+
+When the master dies, seats die with it, and every call of a worker is refused until it has registered again.
+
+Who may speak for a worker: whoever has the worker key and knows the worker's id, which holds a random incarnation and is
+told to nobody who has that key but to the worker itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from cluster.core.records import Certificate, Ending, FunctionBlob, Lease, Report, Stop, WorkerId
+from cluster.errors import MasterUnavailable, Refused
+from cluster.master.work_desk import WorkDesk
+from cluster.wire.calls import FetchFunction, Heartbeat, Register, Tell, Welcome, Work, WorkerArgs, WorkListen
+from cluster.wire.peer import Peer
+
+if TYPE_CHECKING:
+    from cluster.master.master import Master
+
+# A worker that asks for longer is answered with nothing, and asks again.
+MAX_LISTEN_SECONDS = 30.0
+# An answer takes leases up to this size, but one at least; the others follow with the next.
+MAX_ANSWER_BYTES = 4 << 20
+# One lease must fit into a frame (256 MiB), with what goes around it.
+MAX_LEASE_BYTES = 240 << 20
+# A store that takes longer to commit has a fault; the worker keeps its reports and tells them again.
+MAX_COMMIT_SECONDS = 20.0
+# How many heartbeats may get lost before a worker does.
+HEARTBEATS_PER_TIMEOUT = 5.0
+
+
+class Seat:
+    """One registered worker, as long as it is that."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.welcome = Welcome()
+        self.listening = threading.Lock()
+        # The rest up to `turn` is written by whoever holds `changed`.
+        self.changed = threading.Condition()
+        self.is_rung = True  # a poll may bring something
+        self.credit = 0
+        self.turn = 0  # of the newest `listen`
+        # The rest by whoever holds `listening`.
+        self.mark = 0
+        self.sent = 0  # leases, in all
+        self.unacknowledged: Work | None = None
+        self.leases: deque[Lease] = deque()  # leased, and too large for the last answer
+        self.stops: list[Stop] = []
+
+    def ring(self) -> None:
+        """A poll would bring something. From any thread; never blocks."""
+        with self.changed:
+            self.is_rung = True
+            self.changed.notify_all()
+
+    def take_turn(self) -> int:
+        """Make every earlier `listen` let go; the number by which this one knows itself."""
+        with self.changed:
+            self.turn += 1
+            self.changed.notify_all()
+            return self.turn
+
+    def grant(self, number: int, credit: int | None) -> None:
+        """The worker is willing to have been sent so many."""
+        with self.changed:
+            # One that waited on its way since an earlier registration counts what is forgotten.
+            if credit is not None and number == self.number and credit != self.credit:
+                self.credit = credit
+                self.is_rung = True
+                self.changed.notify_all()
+
+    def answer(self) -> Work | None:
+        """What there is for the worker, under its new mark; None if that is nothing."""
+        leases: list[Lease] = []
+        size = 0
+        while self.leases and (not leases or size + size_of(self.leases[0]) <= MAX_ANSWER_BYTES):
+            size += size_of(self.leases[0])
+            leases.append(self.leases.popleft())
+        if not leases and not self.stops:
+            return None
+        self.mark += 1
+        self.unacknowledged = Work(self.mark, tuple(leases), tuple(self.stops))
+        self.stops = []
+        return self.unacknowledged
+
+
+class ServedWorkDesk:
+    """The calls of desk "work" in `cluster.wire.calls`."""
+
+    def __init__(self, master: Master, heartbeat_interval_seconds: float | None = None) -> None:
+        self._master = master
+        self._work = WorkDesk(master)
+        timeout = master.settings.heartbeat_timeout_seconds
+        self._interval_seconds = heartbeat_interval_seconds or timeout / HEARTBEATS_PER_TIMEOUT
+        self._seats: dict[WorkerId, Seat] = {}
+        self._lock = threading.Lock()  # guards `_seats`
+        self._is_stopped = False
+        self._registering = threading.Lock()  # a call that comes twice must see what its twin has done
+
+    def register(self, _peer: Peer, said: Register) -> Welcome:
+        """Give a worker its seat."""
+        with self._registering:
+            self._require_open()
+            return self._register(said)
+
+    def listen(self, _peer: Peer, said: WorkListen) -> Work:
+        """Wait for leases or orders."""
+        seat = self._seat(said.worker)
+        deadline = time.monotonic() + min(said.timeout, MAX_LISTEN_SECONDS)
+        turn = seat.take_turn()
+        seat.grant(said.number, said.credit)
+        with seat.listening:
+            if seat.unacknowledged is not None and said.seen < seat.mark:
+                return seat.unacknowledged
+            seat.unacknowledged = None
+            while True:
+                with seat.changed:
+                    while not (seat.is_rung or seat.leases) and seat.turn == turn:
+                        rest = deadline - time.monotonic()
+                        if rest <= 0 or not seat.changed.wait(rest):
+                            break
+                    if seat.turn != turn or not (seat.is_rung or seat.leases):
+                        return Work(seat.mark)
+                    seat.is_rung = False
+                    room = max(0, seat.credit - seat.sent)
+                self._collect(said.worker, seat, room)
+                answer = seat.answer()
+                if answer is not None:
+                    return answer
+
+    def tell(self, _peer: Peer, said: Tell) -> None:
+        """Take what a worker has to say; its reports are committed on return."""
+        seat = self._seat(said.worker)
+        seat.grant(said.number, said.credit)
+        if said.progress:
+            self._work.progress(said.worker, said.progress)
+        if not (said.reports or said.stopped or said.given_back):
+            return
+        # In this order: a report says more than that its attempt is gone.
+        if said.reports:
+            self._work.report(said.worker, said.reports)
+        if said.stopped:
+            self._work.stopped(said.worker, said.stopped)
+        if said.given_back:
+            self._work.give_back(said.worker, said.given_back)
+        self._wait_durable()
+
+    def heartbeat(self, _peer: Peer, said: Heartbeat) -> None:
+        """Renew all of a worker's leases."""
+        self._seat(said.worker)
+        self._work.heartbeat(said.worker, said.health)
+
+    def fetch_function(self, _peer: Peer, said: FetchFunction) -> FunctionBlob:
+        """The pickled task of a lease."""
+        return self._work.fetch_function(said.digest)
+
+    def leave(self, _peer: Peer, said: WorkerArgs) -> None:
+        """A worker goes; what it still held is given back."""
+        with self._lock:
+            seat = self._seats.pop(said.worker, None)
+        if seat is None:
+            return
+        seat.take_turn()
+        with seat.listening:  # nothing is leased to it any more
+            self._work.leave(said.worker)
+
+    def stop(self) -> None:
+        """Answer those who wait, and nobody any more; workers come back to the next master."""
+        self._is_stopped = True
+        with self._lock:
+            seats = list(self._seats.values())
+        for seat in seats:
+            seat.take_turn()
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _register(self, said: Register) -> Welcome:
+        worker = said.hello.worker
+        with self._lock:
+            old = self._seats.get(worker) or Seat(0)
+        old.take_turn()
+        with old.listening:
+            if said.number == old.number:
+                return old.welcome  # this very call came twice; leases may have been handed out since the first
+            if said.number < old.number:
+                raise Refused(f"worker {worker} has registered again since; this call came too late")
+            seat = Seat(said.number)
+            drop = self._work.adopt(said.hello, seat.ring, said.held)
+            seat.welcome = Welcome(drop, self._interval_seconds, self._master.settings.heartbeat_timeout_seconds)
+            old.take_turn()  # whoever began to listen meanwhile
+            with self._lock:
+                self._forget_lost()
+                self._seats[worker] = seat
+        return seat.welcome
+
+    def _seat(self, worker: WorkerId) -> Seat:
+        self._require_open()
+        with self._lock:
+            seat = self._seats.get(worker)
+        if seat is None:
+            raise Refused(f"worker {worker} is not registered (any more); register, and name the leases that it has")
+        return seat
+
+    def _require_open(self) -> None:
+        if self._is_stopped:
+            raise MasterUnavailable("this master is stopping; call again once it is back")
+
+    def _forget_lost(self) -> None:
+        with self._master.lock:
+            live = set(self._master.board.workers)
+        for worker in [worker for worker in self._seats if worker not in live]:
+            del self._seats[worker]
+
+    def _collect(self, worker: WorkerId, seat: Seat, room: int) -> None:
+        poll = self._work.poll(worker, room)
+        seat.sent += len(poll.leases)
+        seat.stops += poll.stops
+        for lease in poll.leases:
+            size = size_of(lease)
+            if size <= MAX_LEASE_BYTES:
+                seat.leases.append(lease)
+                continue
+            seat.sent -= 1
+            reason = (
+                f"its arguments, with the results that it depends on, are {size:,} bytes, more than the "
+                f"{MAX_LEASE_BYTES:,} that can be sent to a worker; hand over a file's name instead"
+            )
+            certificate = Certificate(ending=Ending.UNPICKLABLE, reason=reason, attempt=lease.attempt)
+            self._work.report(worker, [Report(lease.fence, Ending.UNPICKLABLE, certificate=certificate)])
+
+    def _wait_durable(self) -> None:
+        """Wait until all that is decided up to now is committed."""
+        is_durable = threading.Event()
+        committer = self._master.committer
+        with self._master.lock:
+            committer.append([], is_durable.set)
+        committer.kick()
+        if not is_durable.wait(MAX_COMMIT_SECONDS):
+            raise MasterUnavailable(f"the store has not committed for {MAX_COMMIT_SECONDS:g} s; tell it again later")
+
+
+def size_of(lease: Lease) -> int:
+    """Bytes of a lease's payloads."""
+    return len(lease.args) + sum(len(payload) for _, payload in lease.inputs)

@@ -1,0 +1,161 @@
+"""What one session is still to be told: a book of entries, each with a number, kept until the client acknowledges it.
+
+    commit threads ── Sink ──► entries  n+1, n+2, ...  ◄── listen(seen): drop up to `seen`, wait, give the next ones
+
+An answer may be lost on its way, so nothing is dropped because it was given, only because a later `listen` has seen its
+number. Progress is the exception: only the latest word of a job matters, so it is given once, and may be lost.
+
+The book is bounded twice. It closes itself when nobody has listened for `MAX_SILENCE_SECONDS`, or when more than
+`MAX_UNTOLD_BYTES` wait: its client then opens another session and asks anew for what it does not know. So a client that
+was stopped, or has vanished, costs nothing for long.
+
+Threads: the sink's methods come from whoever commits or decides and must not block; `listen` is a thread of a
+connection, and normally there is one. All state is guarded by `_changed`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from cluster.core.records import JobId, Outcome
+from cluster.wire.calls import Said, Told
+from cluster.wire.messages import Progress, Refusal
+
+MAX_SILENCE_SECONDS = 60.0
+MAX_UNTOLD_BYTES = 256 << 20
+# Of one answer. A single bigger outcome goes alone.
+MAX_ANSWER_BYTES = 4 << 20
+MAX_ANSWER_RECORDS = 2000
+# What an entry costs besides its payload, roughly.
+RECORD_BYTES = 200
+
+Thing: TypeAlias = JobId | Refusal | Outcome
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """One thing to tell."""
+
+    number: int
+    thing: Thing  # an id: the job is accepted
+    size: int
+
+
+class ToldBook:
+    """A session's side of the master: a `cluster.wire.desks.Sink` that keeps what it is told."""
+
+    def __init__(self, mono: Callable[[], float], *, max_untold_bytes: int = MAX_UNTOLD_BYTES) -> None:
+        self._mono = mono
+        self._max_untold_bytes = max_untold_bytes
+        self._changed = threading.Condition()
+        self._entries: deque[Entry] = deque()
+        self._number = 0
+        self._size = 0
+        self._progress: dict[JobId, Progress] = {}
+        self._heard = mono()  # when the client last began or ended to listen
+        self._listening = 0
+        self._is_closed = False
+
+    # --- the Sink -----------------------------------------------------------------------------------------------
+
+    def accepted(self, jobs: Sequence[JobId]) -> None:
+        """See `Sink.accepted`."""
+        self._put(jobs)
+
+    def refused(self, refusals: Sequence[Refusal]) -> None:
+        """See `Sink.refused`."""
+        self._put(refusals)
+
+    def ended(self, outcomes: Sequence[Outcome]) -> None:
+        """See `Sink.ended`."""
+        self._put(outcomes)
+
+    def progressed(self, job: JobId, progress: Progress) -> None:
+        """See `Sink.progressed`."""
+        with self._changed:
+            if self._is_silent():
+                self._close()
+            if not self._is_closed:
+                self._progress[job] = progress
+                self._changed.notify_all()
+
+    # --- the client's side --------------------------------------------------------------------------------------
+
+    def listen(self, seen: int, timeout: float) -> Told:
+        """What came after `seen`, as soon as there is something; an empty answer after `timeout` seconds."""
+        with self._changed:
+            self._heard = self._mono()
+            self._listening += 1
+            try:
+                while self._entries and self._entries[0].number <= seen:
+                    self._size -= self._entries.popleft().size
+                    self._changed.notify_all()  # `wait_told`
+                self._changed.wait_for(lambda: self._entries or self._progress or self._is_closed, timeout)
+                return Told(mark=seen, is_gone=True) if self._is_closed else self._next(seen)
+            finally:
+                self._listening -= 1
+                self._heard = self._mono()
+
+    def wait_told(self, timeout: float) -> None:
+        """Wait, no longer than that, until the client has seen everything."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._entries or self._is_closed, timeout)
+
+    def is_over(self) -> bool:
+        """Whether the session is closed, or its client has been silent for too long."""
+        with self._changed:
+            return self._is_closed or self._is_silent()
+
+    def close(self) -> None:
+        """Keep nothing more; whoever listens is told that the session is gone."""
+        with self._changed:
+            self._close()
+
+    def _next(self, seen: int) -> Told:
+        accepted: list[JobId] = []
+        refused: list[Refusal] = []
+        ended: list[Outcome] = []
+        mark, size = seen, 0
+        for count, entry in enumerate(self._entries):
+            size += entry.size
+            if count >= MAX_ANSWER_RECORDS or (count and size > MAX_ANSWER_BYTES):
+                break
+            mark = entry.number
+            thing = entry.thing
+            if isinstance(thing, str):
+                accepted.append(thing)
+            elif isinstance(thing, Outcome):
+                ended.append(thing)
+            else:
+                refused.append(thing)
+        said, self._progress = self._progress, {}
+        progress = tuple(Said(job, progress) for job, progress in said.items())
+        return Told(mark, tuple(accepted), tuple(refused), tuple(ended), progress)
+
+    def _put(self, things: Sequence[Thing]) -> None:
+        with self._changed:
+            if self._is_closed:
+                return
+            if self._size > self._max_untold_bytes or self._is_silent():
+                self._close()
+                return
+            for thing in things:
+                size = RECORD_BYTES + (len(thing.payload) if isinstance(thing, Outcome) else 0)
+                self._number += 1
+                self._size += size
+                self._entries.append(Entry(self._number, thing, size))
+            self._changed.notify_all()
+
+    def _is_silent(self) -> bool:
+        return not self._listening and self._mono() - self._heard > MAX_SILENCE_SECONDS
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self._entries.clear()
+        self._progress.clear()
+        self._size = 0
+        self._changed.notify_all()

@@ -1,0 +1,322 @@
+"""One client's session with a master over the wire: what it still owes, and how it goes on after any break.
+
+    outbox's sender ── submit() ──► books ── jobs.submit ───────────────────────────────► master
+                                      ▲                                                     │
+    sink ◄── listener thread ─────────┴─────────────◄── jobs.listen (long poll) ────────────┘
+
+The master is authoritative. The `books` hold what it must be told again should it forget us: every job that was submitted
+and is not acknowledged, whole, with its function, and the id of every other one whose outcome is awaited.
+
+**Breaks.** Only the listener mends them. A batch whose call failed stays in the books and `_is_behind` is set: from
+then on `submit` only books, and the listener sends all that is unacknowledged again, in order, saying so (`again`): the
+master then looks for each, on its board and in its store, so nothing is admitted twice. If the master has forgotten the
+session (it restarted, or we were silent for too long) the listener opens another one first, and has everything that is
+awaited watched. The master tells everything since the last mark again until the mark comes back, so what was lost on
+the way comes twice, and sinks take an outcome once.
+
+**Locks.** `_lock` guards the books and is never held during a call, nor while the sink is told.
+
+**Who dies.** The master, or the way to it: this goes on trying, quietly, for ever; jobs stay pending. This process:
+the master drops the session after a while. A fork: the child has no listener, and opens a conversation of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
+from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
+from cluster.wire import calls
+from cluster.wire.books import Books
+from cluster.wire.calls import Told
+from cluster.wire.desks import Sink
+from cluster.wire.messages import Refusal
+
+LOG = logging.getLogger("cluster")
+
+LISTEN_SECONDS = 20.0
+# Above what the call itself may take on the master's side.
+SLACK_SECONDS = 10.0
+# A way that is broken for longer than this is told in the log; the listener tries on.
+LINK_PATIENCE_SECONDS = 2.0
+FAREWELL_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = 0.05
+MAX_BATCH_JOBS = 2000
+MAX_BATCH_BYTES = 16 << 20
+# What a frame has room for, and a little less.
+MAX_JOB_BYTES = 240 << 20
+MAX_WATCHED_AT_ONCE = 1000
+
+
+class Caller(Protocol):
+    """What is needed of a `cluster.wire.proxy.DeskProxy`."""
+
+    def call(self, method: str, said: Struct, *, timeout: float = 30.0) -> Any:
+        """One round trip."""
+
+    def close(self) -> None:
+        """End it; calls in flight raise `MasterUnavailable`."""
+
+
+Dial = Callable[[float], Caller]  # of a proxy with so many seconds of patience
+
+
+class Conversation:
+    """A session that outlives the master's memory of it. `submit` is called by one thread at a time."""
+
+    def __init__(self, dial: Dial, sink: Sink, *, connect_seconds: float) -> None:
+        """Open it. Raises what a first connection may: a wrong key, an unreachable master."""
+        self._dial = dial
+        self._sink = sink
+        first = dial(connect_seconds)
+        try:
+            self._session: str = first.call("open", calls.Nothing())
+        finally:
+            first.close()
+        self._caller = dial(LINK_PATIENCE_SECONDS)
+        # The listener's own, so that its long poll can be broken off; exchanged under `_lock`, by the listener.
+        self._ear = dial(LINK_PATIENCE_SECONDS)
+        self._lock = threading.Lock()
+        self._mended = threading.Condition(self._lock)  # notified when `_is_behind` or `_is_closed` changes
+        # Guarded by `_lock`.
+        self._books = Books()
+        self._batch = 0
+        self._is_behind = False  # some of what is unacknowledged may not have arrived
+        self._is_poked = False  # the long poll was broken off by us
+        self._is_closed = False
+        # The listener's alone.
+        self._seen = 0
+        self._trouble = ""
+        self._closing = threading.Event()
+        self._listener = threading.Thread(target=self._run, name="cluster-listener", daemon=True)
+        self._listener.start()
+
+    # --- what the client says -------------------------------------------------------------------------------------
+
+    def submit(self, jobs: Sequence[JobSpec], functions: Sequence[FunctionBlob]) -> None:
+        """Have jobs admitted in this order. Returns once they are passed on, or booked to be passed on later.
+
+        Raises:
+            ClusterError: the master will not take this batch, whenever it comes; nothing of it is kept.
+        """
+        jobs = self._refuse_giants(jobs)
+        with self._lock:
+            self._books.enter(jobs, functions)
+            session = self._session
+            if self._is_behind or not session:
+                self._is_behind = True
+                return
+        for batch in _batches(jobs):
+            try:
+                is_known = self._send(session, batch, is_again=False)
+            except MasterUnavailable:
+                is_known = False
+            except ClusterError:
+                with self._lock:
+                    self._books.strike([spec.id for spec in jobs])
+                raise
+            if not is_known:
+                with self._lock:
+                    self._is_behind = True
+                    self._is_poked = True  # the listener is to mend that now, not after its long poll
+                    self._ear.close()
+                return
+
+    def watch(self, ask: Callable[[str, Struct], Any], job: JobId) -> JobInfo:
+        """Have the job's outcome told, now and after any break. Raises `UnknownJob`."""
+        with self._lock:
+            self._books.expect(job)
+            session = self._session
+        try:
+            (info,) = ask("watch", calls.Watch(session, (job,)))
+        except Refused:
+            # The session is gone: the listener hears of it, and has the job watched with all others.
+            info = ask("info", calls.JobArgs(job))
+        with self._lock:
+            if info is None:
+                self._books.strike([job])
+                raise UnknownJob(job)
+            self._books.expect(job, info)
+        found: JobInfo = info
+        return found
+
+    def wait_passed(self, timeout: float) -> None:
+        """Return once the master has everything that was submitted. Raises `MasterUnavailable` if time runs out."""
+        if not self._is_behind:
+            return
+        with self._mended:
+            is_mended = self._mended.wait_for(lambda: not self._is_behind or self._is_closed, timeout)
+        if not is_mended or self._is_closed:
+            raise MasterUnavailable(
+                f"the master has not been reached for {timeout:g} s ({self._trouble or 'no answer'}); what was "
+                "submitted is passed on once it is back"
+            )
+
+    def close(self) -> None:
+        """Say goodbye, if the master is there, and end. Nothing is told after this returns."""
+        with self._mended:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._mended.notify_all()
+        self._closing.set()
+        if not self._trouble:
+            self._say_goodbye()
+        self._caller.close()
+        self._ear.close()
+        if threading.current_thread() is not self._listener:
+            self._listener.join()
+
+    def _say_goodbye(self) -> None:
+        try:
+            caller = self._dial(FAREWELL_SECONDS)
+            try:
+                caller.call("close", calls.Session(self._session), timeout=FAREWELL_SECONDS)
+            finally:
+                caller.close()
+        except ClusterError as error:
+            LOG.debug("the master was not told of the end of session %s: %s", self._session, error)
+
+    # --- the listener ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not self._is_closed:
+            try:
+                self._mend()
+                self._listen()
+                self._note_well()
+                pause = FIRST_PAUSE_SECONDS
+                continue
+            except MasterUnavailable as error:
+                if not self._is_poked:
+                    self._note_trouble(str(error))
+                self._is_poked = False
+            except ClusterError as error:
+                self._note_trouble(str(error))
+            except Exception as error:
+                LOG.exception("listener: unexpected error; going on")
+                self._note_trouble(repr(error))
+            with self._lock:
+                self._ear.close()
+                if not self._is_closed:
+                    self._ear = self._dial(LINK_PATIENCE_SECONDS)
+            self._closing.wait(pause)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+    def _listen(self) -> None:
+        said = calls.Listen(self._session, self._seen, LISTEN_SECONDS)
+        told: Told = self._ear.call("listen", said, timeout=LISTEN_SECONDS + SLACK_SECONDS)
+        if told.is_gone:
+            with self._lock:
+                self._session = ""
+                self._is_behind = True
+            return
+        with self._lock:
+            self._books.take(told)
+        # Acknowledged only by the next call, so after the sink has it.
+        self._tell(told)
+        self._seen = told.mark
+
+    def _tell(self, told: Told) -> None:
+        if told.accepted:
+            self._sink.accepted(told.accepted)
+        if told.refused:
+            self._sink.refused(told.refused)
+        if told.ended:
+            self._sink.ended(told.ended)
+        for said in told.progress:
+            self._sink.progressed(said.job, said.progress)
+
+    def _mend(self) -> None:
+        """Make good what a break may have lost."""
+        if not self._is_behind:
+            return
+        if not self._session:
+            session: str = self._caller.call("open", calls.Nothing())
+            self._seen = 0
+            with self._lock:
+                self._session = session
+            self._watch_again(session)
+        self._send_again()
+
+    def _watch_again(self, session: str) -> None:
+        with self._lock:
+            awaited = list(self._books.awaited)
+        for at in range(0, len(awaited), MAX_WATCHED_AT_ONCE):
+            jobs = tuple(awaited[at : at + MAX_WATCHED_AT_ONCE])
+            try:
+                found = self._caller.call("watch", calls.Watch(session, jobs))
+            except BaseException:
+                with self._lock:
+                    self._session = ""  # the next try begins from the start
+                raise
+            lost = [job for job, info in zip(jobs, found, strict=True) if info is None]
+            if lost:
+                with self._lock:
+                    self._books.strike(lost)
+                reason = "the master that had accepted it kept its jobs in memory only, and is gone; submit it again"
+                self._sink.refused([Refusal(job, "store", reason) for job in lost])
+
+    def _send_again(self) -> None:
+        """All that is unacknowledged, and what is booked meanwhile, until nothing is left over."""
+        sent: set[JobId] = set()
+        while True:
+            with self._mended:
+                rest = self._books.rest(sent)
+                if not rest:
+                    self._is_behind = False
+                    self._mended.notify_all()
+                    return
+            for batch in _batches(rest):
+                if not self._send(self._session, batch, is_again=True):
+                    with self._lock:
+                        self._session = ""
+                    return
+                sent.update(spec.id for spec in batch)
+
+    def _send(self, session: str, jobs: Sequence[JobSpec], *, is_again: bool) -> bool:
+        with self._lock:
+            self._batch += 1
+            number = self._batch
+            functions = self._books.functions_of(jobs)
+        said = calls.Submit(session, tuple(jobs), functions, number, is_again)
+        is_known: bool = self._caller.call("submit", said)
+        return is_known
+
+    def _note_trouble(self, why: str) -> None:
+        if not self._trouble and not self._is_closed:
+            LOG.warning("the master can't be reached (%s); trying on, jobs stay pending", why)
+        self._trouble = why
+
+    def _note_well(self) -> None:
+        if self._trouble:
+            self._trouble = ""
+            LOG.warning("the master is reached again")
+
+    def _refuse_giants(self, jobs: Sequence[JobSpec]) -> Sequence[JobSpec]:
+        giants = [spec for spec in jobs if len(spec.args) > MAX_JOB_BYTES]
+        if not giants:
+            return jobs
+        reason = f"its arguments have more than {MAX_JOB_BYTES >> 20} MiB pickled; pass a file's path instead"
+        self._sink.refused([Refusal(spec.id, "refused", reason) for spec in giants])
+        names = {spec.id for spec in giants}
+        return [spec for spec in jobs if spec.id not in names]
+
+
+def _batches(jobs: Sequence[JobSpec]) -> Iterable[Sequence[JobSpec]]:
+    """Cut so that no message is very long."""
+    first = size = 0
+    for at, spec in enumerate(jobs):
+        if at > first and (size + len(spec.args) > MAX_BATCH_BYTES or at - first >= MAX_BATCH_JOBS):
+            yield jobs[first:at]
+            first, size = at, 0
+        size += len(spec.args)
+    if first < len(jobs):
+        yield jobs[first:]

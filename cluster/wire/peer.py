@@ -1,0 +1,15 @@
+"""Who speaks on a connection, as the handshake proved it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from cluster.wire.keys import Role
+
+
+class Peer(Struct, frozen=True):
+    """One authenticated connection. A process has one per thread and desk, so a peer is no session and no worker."""
+
+    number: int  # grows with each connection of a server, and never repeats within it
+    role: Role
+    address: str  # where it comes from, for logs; over a UNIX socket: "unix"

@@ -1,0 +1,269 @@
+"""The master's side of the network: a `multiprocessing.managers.Server` that believes nobody.
+
+    accept thread (one)          connection threads (one each)                      a desk
+    ───────────────────          ──────────────────────────────────────────         ──────────────────────
+    accept ─► door ─► start ───► handshake (10 s in all) ─► role                     any connection's thread
+                 │               ┌► frame ─► envelope ─► in the table? role? types? ─► method(peer, said)
+                 └ full: "busy"  └──────────────────────── answer or fault ◄──────────┘
+
+What is kept of the standard library's server: that there is a listener, found by the serializer's name, an accepting
+thread, one thread per connection, and a table `id_to_obj` of objects with the methods that each exposes. What is
+replaced is all that trusts: pickles, `create`, reference counts, `shutdown` by anyone, and an accept loop that ends
+with the first surprise.
+
+Who is authoritative: the table of calls (calls.py) for what may be called by whom, and a desk for what happens then.
+No thread here holds a lock while it waits for the network or for a desk, but for the door's own bookkeeping.
+
+Who dies, and what happens:
+- a caller: its connection ends (or keepalive ends it), its thread leaves; a call in hand is finished, unanswered;
+- a desk's method, by whatever exception, even `SystemExit`: the caller is told, the connection goes on;
+- the accept loop never: when threads or descriptors run short it sheds the connection at hand and takes a breath;
+- the server, orderly: no more connections, calls in hand are finished up to a deadline, then all is closed;
+- the process: callers see the end of their connections and come back with the same request ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing import managers
+from typing import Any, cast
+
+from cluster.errors import Refused
+from cluster.wire import codec, handshake
+from cluster.wire.address import Address
+from cluster.wire.calls import CALLS, Call
+from cluster.wire.codec import ProtocolError, Request
+from cluster.wire.connection import MAX_FRAME_BYTES, ClusterConnection
+from cluster.wire.door import Door, Limits
+from cluster.wire.faults import fault_of
+from cluster.wire.handshake import Stranger
+from cluster.wire.keys import Role, Secret
+from cluster.wire.listener import SERIALIZER, ClusterListener
+from cluster.wire.peer import Peer
+
+LOG = logging.getLogger("cluster.wire")
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BREATH_SECONDS = 0.1  # between two attempts to accept while the system is short of something
+_LAST_WORD_SECONDS = 5.0  # for threads to leave once their connections were closed by force
+# A flood of strangers must not be a flood of log lines.
+_QUIET_SECONDS = 1.0
+
+
+class ClusterServer(managers.Server):
+    """Serves desks at an address: bound when it is made, accepting once it is started."""
+
+    public: list[str] = []  # noqa: RUF012  # the library's own shape. What the standard library lets any authenticated caller do to the server itself: nothing
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        keys: Mapping[Role, Secret],
+        desks: Mapping[str, object],
+        limits: Limits | None = None,
+    ) -> None:
+        methods = _methods_of(desks)
+        # The library's own key is never used: who may come in is the handshake's to say.
+        super().__init__({}, cast("Any", address), os.urandom(32), SERIALIZER)
+        self.address: Address  # type: ignore[assignment]  # the real one: port 0 has become a port
+        self.listener: ClusterListener
+        # Fixed names instead of the objects' memory addresses; they count for as long as this server's epoch, which
+        # every caller is told when it connects.
+        self.id_to_obj = {
+            name: (desk, {method for owner, method in methods if owner == name}, {}) for name, desk in desks.items()
+        }
+        self.epoch = handshake.new_epoch()
+        self.stop_event = threading.Event()
+        self._methods = methods
+        self._keys = dict(keys)
+        self._limits = limits or Limits()
+        self._door = Door(self._limits)
+        self._numbers = itertools.count(1)
+        self._spare: int | None = None  # a descriptor to give up when there are no others
+        self._accept_thread: threading.Thread | None = None
+        self._stop_lock = threading.Lock()
+        self._is_closed = False
+        self._said_at: dict[str, float] = {}
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to accept. Connections made since the server was bound are waiting already."""
+        self._spare = _open_spare()
+        self._accept_thread = threading.Thread(target=self.accepter, name="cluster-accept", daemon=True)
+        self._accept_thread.start()
+        LOG.info("listening: address=%s", self.address)
+
+    def stop(self, deadline_seconds: float = 5.0) -> None:
+        """Accept no more, let calls in hand finish until the deadline, close everything. May be called twice."""
+        with self._stop_lock:
+            self.stop_event.set()
+            self.listener.wake()
+            if self._accept_thread is not None:
+                self._accept_thread.join()
+            if not self._is_closed:
+                self._is_closed = True
+                self.listener.close()
+            if not self._door.empty(deadline_seconds):
+                LOG.warning("stopped before every call was finished: connections=%d", len(self._door))
+                if not self._door.wait_empty(_LAST_WORD_SECONDS):
+                    LOG.error("threads of connections are held by their desks: connections=%d", len(self._door))
+            if self._spare is not None:
+                os.close(self._spare)
+                self._spare = None
+
+    def serve_forever(self) -> None:
+        """Start, and return once `stop` was called elsewhere or Ctrl-C was pressed here."""
+        self.start()
+        try:
+            self.stop_event.wait()
+        finally:
+            self.stop()
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, strangers included."""
+        return len(self._door)
+
+    # --- accepting ------------------------------------------------------------------------------------------------
+
+    def accepter(self) -> None:
+        """Accept until stopped; whatever goes wrong costs one connection and a breath."""
+        while not self.stop_event.is_set():
+            try:
+                connection = self.listener.accept()
+            except EOFError:
+                return
+            except Exception as error:  # noqa: BLE001  # logged, and the loop goes on: that is its whole duty
+                self._on_accept_failed(error)
+                continue
+            try:
+                self._take_in(connection)
+            except Exception:  # noqa: BLE001
+                # RuntimeError: no thread can be started. The connection is lost, the server is not.
+                connection.close()
+                self._say("no thread", logging.ERROR, "can't serve a connection: origin=%s", connection.origin)
+                self.stop_event.wait(_BREATH_SECONDS)
+
+    def _take_in(self, connection: ClusterConnection) -> None:
+        if not self._door.admit(connection):
+            self._say("full", logging.WARNING, "too many connections: sent away origin=%s", connection.origin)
+            with contextlib.suppress(OSError):
+                handshake.send_away_busy(connection)
+            connection.close()
+            return
+        thread = threading.Thread(target=self.handle_request, args=(connection,), name="cluster-stranger", daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            self._door.leave(connection)
+            raise
+
+    def _on_accept_failed(self, error: Exception) -> None:
+        self._say("accept", logging.ERROR, "accept failed: error=%s", error)
+        if isinstance(error, OSError) and error.errno in _SHORTAGES and self._spare is not None:
+            # The connection that can't be had would stay in the backlog, unanswered: take it with the spare
+            # descriptor and close it, so that its caller hears at once and tries again later.
+            os.close(self._spare)
+            self._spare = None
+            with contextlib.suppress(Exception):
+                self.listener.accept().close()
+        if self._spare is None:
+            self._spare = _open_spare()
+        self.stop_event.wait(_BREATH_SECONDS)
+
+    # --- one connection, in its own thread ------------------------------------------------------------------------
+
+    def handle_request(self, conn: Any) -> None:
+        """A connection's life, from its handshake to its end."""
+        connection: ClusterConnection = conn
+        try:
+            self._greet(connection)
+            if self._door.recognise(connection):
+                self.serve_client(connection)
+        except Stranger as stranger:
+            self._say("stranger", logging.WARNING, "refused: origin=%s: %s", connection.origin, stranger.reason)
+        except ProtocolError as error:
+            self._say("protocol", logging.WARNING, "closed: origin=%s: %s", connection.origin, error)
+        except (OSError, EOFError) as error:
+            LOG.debug("connection ended: origin=%s: %s", connection.origin, error)
+        except Exception:
+            LOG.exception("connection failed: origin=%s", connection.origin)
+        finally:
+            connection.close()
+            self._door.leave(connection)
+
+    def _greet(self, connection: ClusterConnection) -> None:
+        deadline = time.monotonic() + self._limits.handshake_seconds
+        role = handshake.receive(connection, self._keys, self.epoch, deadline)
+        connection.max_frame_bytes = MAX_FRAME_BYTES
+        number = next(self._numbers)
+        threading.current_thread().name = f"cluster-{role.value}-{number}"
+        connection.peer = Peer(number, role, connection.origin)
+
+    def serve_client(self, conn: Any) -> None:
+        """Answer calls, one after the other, until the caller leaves or the server stops."""
+        connection: ClusterConnection = conn
+        peer = connection.peer
+        if peer is None:
+            raise ProtocolError("no handshake was made on this connection")
+        receive, send, answer_to = connection.receive_frame, connection.send_frame, self._answer
+        while not self.stop_event.is_set():
+            frame = receive()
+            answer = answer_to(peer, frame)
+            send(answer)
+            del frame, answer  # nothing of a call is kept while waiting for the next
+
+    def _answer(self, peer: Peer, frame: memoryview) -> bytes:
+        request = codec.open_request(frame)
+        try:
+            return codec.encode_answer(request, self._carry_out(peer, request))
+        except BaseException as error:  # noqa: BLE001  # SystemExit of a desk ends neither this thread nor the caller's
+            return codec.encode_fault(request, fault_of(error, f"{request.desk}.{request.method}"))
+
+    def _carry_out(self, peer: Peer, request: Request) -> object:
+        served = self._methods.get((request.desk, request.method))
+        if served is None:
+            raise Refused(f"this master knows no call {request.desk}.{request.method}; is it of an older version?")
+        call, method = served
+        # An `if`, not an `assert`: it must hold under `python -O` too.
+        if peer.role not in call.roles:
+            allowed = " or ".join(sorted(role.value for role in call.roles))
+            raise Refused(
+                f"{request.desk}.{request.method} is not for role {peer.role.value}; connect with the {allowed} key"
+            )
+        said = codec.read_arguments(request)
+        if call.is_once:
+            return method(peer, said, request=request.request)
+        return method(peer, said)
+
+    def _say(self, kind: str, level: int, text: str, *fields: object) -> None:
+        """Log a line of this kind, unless one was logged a moment ago."""
+        now = time.monotonic()
+        if now - self._said_at.get(kind, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+            self._said_at[kind] = now
+            LOG.log(level, text, *fields)
+
+
+def _methods_of(desks: Mapping[str, object]) -> dict[tuple[str, str], tuple[Call, Callable[..., object]]]:
+    """What can be called: for each desk every entry of the table, and nothing else that the object may have."""
+    known = {desk for desk, _ in CALLS}
+    for name in desks:
+        if name not in known:
+            raise TypeError(f"no desk is called {name!r}; the table of calls has {', '.join(sorted(known))}")
+    return {(desk, name): (call, getattr(desks[desk], name)) for (desk, name), call in CALLS.items() if desk in desks}
+
+
+def _open_spare() -> int | None:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None

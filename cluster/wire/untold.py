@@ -1,0 +1,82 @@
+"""What a worker has to say and the master has not taken yet.
+
+Guarded by the lock of the desk that owns it. A batch is the front of each list; once told, exactly that front goes, and
+what was added meanwhile stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cluster.core.records import Certificate, Ending, Fence, Lease, Report, WorkerId
+from cluster.wire.calls import Tell
+from cluster.wire.messages import Progress
+
+# One call takes so much, but one report at least; more follows with the next.
+MAX_BATCH_BYTES = 4 << 20
+MAX_BATCH_REPORTS = 2000
+# What nobody could tell for so long is not worth telling; the newest is.
+MAX_PROGRESS = 1000
+
+
+@dataclass(slots=True)
+class Untold:
+    """Reports, confirmations, give-backs and progress, in order."""
+
+    reports: list[Report] = field(default_factory=list)
+    stopped: list[Fence] = field(default_factory=list)
+    given_back: list[Fence] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is left to tell."""
+        return not (self.reports or self.stopped or self.given_back or self.progress)
+
+    def batch(self, worker: WorkerId, credit: int, number: int) -> Tell:
+        """What the next call says. Progress leaves the list with it: it is not worth telling twice."""
+        reports: list[Report] = []
+        size = 0
+        for report in self.reports[:MAX_BATCH_REPORTS]:
+            size += size_of(report)
+            if reports and size > MAX_BATCH_BYTES:
+                break
+            reports.append(report)
+        progress, self.progress = _newest(self.progress), []
+        # A stop is confirmed, and a slot's room offered, only once the reports before it are told.
+        is_whole = len(reports) == len(self.reports)
+        return Tell(
+            worker=worker,
+            reports=tuple(reports),
+            stopped=tuple(self.stopped) if is_whole else (),
+            given_back=tuple(self.given_back) if is_whole else (),
+            progress=tuple(progress),
+            credit=credit,
+            number=number,
+        )
+
+    def told(self, said: Tell) -> set[Fence]:
+        """A batch was taken: the leases that ended with it."""
+        del self.reports[: len(said.reports)]
+        del self.stopped[: len(said.stopped)]
+        del self.given_back[: len(said.given_back)]
+        return {*said.stopped, *said.given_back, *(report.fence for report in said.reports)}
+
+    def refuse(self, lease: Lease, reason: str) -> None:
+        """Say of a lease that it can't be run here."""
+        certificate = Certificate(ending=Ending.CRASHED, reason=reason, attempt=lease.attempt)
+        self.reports.append(Report(lease.fence, Ending.CRASHED, certificate=certificate))
+
+
+def _newest(progress: list[Progress]) -> list[Progress]:
+    size = 0
+    for count, said in enumerate(reversed(progress)):
+        size += len(said.output)
+        if count >= MAX_PROGRESS or size > MAX_BATCH_BYTES:
+            return progress[len(progress) - count :]
+    return progress
+
+
+def size_of(report: Report) -> int:
+    """Bytes of a report's payloads."""
+    return len(report.payload) + len(report.output) + sum(len(segment.data) for segment in report.segments)

@@ -1,0 +1,201 @@
+"""`cluster worker`: a supervisor as a process of its own, in the foreground.
+
+    main thread: signals ──► drain, stop          supervisor's thread ◄─► RemoteWorkDesk: hearing, telling ◄─TCP─► master
+                                                       │
+                                                    nursery ── children
+
+The first SIGTERM or SIGINT drains: no new work, what runs may end within the deadline, the rest is handed back. The second
+kills what runs, and hands it back. The third ends the process where it stands: the nursery sees to the children, and the
+master to the leases, when the heartbeats are missed. That is what happens at a SIGKILL too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from cluster.errors import ClusterError, Refused
+from cluster.wire.address import Address, parse_address
+from cluster.wire.calls import MasterInfo, Nothing, Welcome
+from cluster.wire.keys import Role, Secret, load_key
+from cluster.wire.proxy import connect_desk
+from cluster.wire.remote_work import RemoteWorkDesk
+from cluster.worker.config import WorkerConfig
+from cluster.worker.scratch import scratch_folder
+from cluster.worker.supervisor import Supervisor
+
+USERS_MISTAKE = 2
+# A result must fit into one frame of the connection, with what goes around it.
+MAX_RESULT_BYTES = 240 << 20
+# The desk tries again by itself; a call that hangs must not keep a worker from leaving.
+CALL_PATIENCE_SECONDS = 2.0
+MAX_THREADS = 4096
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+log = logging.getLogger("cluster.worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcessConfig:
+    """What `cluster worker` is told."""
+
+    address: str
+    authkey_file: str
+    name: str
+    slots: int  # processes, or with `threads` as many of those
+    threads: int = 0
+    resources: tuple[tuple[str, int], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    max_jobs_per_child: int = 0  # 0: no end
+    scratch: str = ""  # where the jobs' folders are made; empty: in the system's folder for temporary files
+    drain_seconds: float = 60.0
+    patience_seconds: float = 30.0  # for the first contact with the master
+    ready_fd: int | None = None  # one line is written there once jobs are taken
+    log_level: str = "info"
+
+
+def parse_slots(text: str, cpus: int) -> tuple[int, int]:
+    """Slots and threads of "4", "auto" or "threads:32". Raises `Refused` with what to write instead."""
+    kind, _, count = text.strip().rpartition(":")
+    if kind == "" and count == "auto":
+        return cpus, 0
+    if kind not in {"", "threads"} or not count.isdecimal() or not 1 <= int(count) <= MAX_THREADS:
+        raise Refused(f"slots can't be {text!r}; write a number from 1 on, auto, or threads:N for jobs that only wait")
+    return int(count), int(count) if kind else 0
+
+
+def run_worker(config: WorkerProcessConfig) -> int:
+    """Be a worker until a signal ends it; the exit status.
+
+    0: it was drained. 1: something was killed and handed back. 2: it couldn't start, and one sentence said why.
+    """
+    logging.basicConfig(stream=sys.stderr, level=config.log_level.upper(), format=_FORMAT)
+    faulthandler.enable()
+    try:
+        address, key = parse_address(config.address), load_key(Path(config.authkey_file))
+        _meet(address, key, config.patience_seconds)
+        with scratch_folder(_scratch_parent(config), config.name) as scratch:
+            return _serve(config, address, key, scratch)
+    except (ClusterError, ValueError, OSError) as error:
+        print(f"cluster worker: {error}", file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
+        return USERS_MISTAKE
+
+
+class _Killed(BaseException):
+    """The second signal, while the first one is obeyed."""
+
+
+class _Signals:
+    """What SIGTERM and SIGINT mean, by how many came."""
+
+    def __init__(self) -> None:
+        self.first = threading.Event()
+        self._count = 0
+        self._is_draining = False
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self._count += 1
+        self.first.set()
+        if self._count > 2:  # noqa: PLR2004 - the third
+            os._exit(128 + number)
+        if self._count == 2 and self._is_draining:  # noqa: PLR2004 - the second
+            raise _Killed
+
+    @contextlib.contextmanager
+    def may_kill(self) -> Iterator[None]:
+        """In this block the second signal raises `_Killed`; also if it came already."""
+        self._is_draining = True
+        try:
+            if self._count > 1:
+                raise _Killed
+            yield
+        finally:
+            self._is_draining = False
+
+
+def _meet(address: Address, key: Secret, patience_seconds: float) -> None:
+    """Find out whether the master takes us at all, while there is somebody to tell it to."""
+    admin = connect_desk("admin", address, Role.WORKER, key, patience_seconds=patience_seconds)
+    try:
+        info: MasterInfo = admin.call("ping", Nothing())
+    finally:
+        admin.close()
+    log.info("met master pid=%d address=%s store=%s", info.pid, info.address, info.store)
+
+
+def _serve(config: WorkerProcessConfig, address: Address, key: Secret, scratch: str) -> int:
+    signals = _Signals()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signals)
+    supervisors: list[Supervisor] = []
+
+    def on_welcome(welcome: Welcome) -> None:
+        for supervisor in supervisors:
+            supervisor.beat_every(welcome.heartbeat_interval_seconds)
+
+    caller = connect_desk("work", address, Role.WORKER, key, patience_seconds=CALL_PATIENCE_SECONDS)
+    desk = RemoteWorkDesk(caller, on_welcome)
+    supervisor = Supervisor(desk, _worker_config(config, scratch))
+    supervisors.append(supervisor)
+    supervisor.start()
+    try:
+        _be_ready(config, supervisor, desk, signals)
+        signals.first.wait()
+        return _drain(config, supervisor, signals)
+    finally:
+        supervisor.stop()
+        desk.close()
+        log.info("worker ends name=%s", config.name)
+
+
+def _be_ready(config: WorkerProcessConfig, supervisor: Supervisor, desk: RemoteWorkDesk, signals: _Signals) -> None:
+    """Say that jobs are taken, to the log and to whoever started us, as soon as it is true."""
+    while not signals.first.is_set():
+        if desk.wait_registered(0.5) and supervisor.wait_ready(0.5):
+            worker = supervisor.statistics().worker
+            log.info("ready worker=%s slots=%d pid=%d", worker, config.slots, os.getpid())
+            if config.ready_fd is not None:
+                with open(config.ready_fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+                    file.write(f"ready worker {worker} {os.getpid()}\n")
+            return
+
+
+def _drain(config: WorkerProcessConfig, supervisor: Supervisor, signals: _Signals) -> int:
+    log.info("draining name=%s deadline_seconds=%g", config.name, config.drain_seconds)
+    try:
+        with signals.may_kill():
+            if supervisor.drain(config.drain_seconds):
+                return 0
+            log.warning("drain deadline passed name=%s; what runs is killed and handed back", config.name)
+    except _Killed:
+        log.warning("second signal name=%s; what runs is killed and handed back", config.name)
+    return 1
+
+
+def _worker_config(config: WorkerProcessConfig, scratch: str) -> WorkerConfig:
+    return WorkerConfig(
+        name=config.name,
+        slots=config.slots,
+        threads=config.threads,
+        resources=config.resources,
+        labels=config.labels,
+        env=config.env,
+        max_jobs_per_child=config.max_jobs_per_child,
+        scratch=scratch,
+        max_result_bytes=MAX_RESULT_BYTES,
+    )
+
+
+def _scratch_parent(config: WorkerProcessConfig) -> str:
+    return config.scratch or os.path.join(tempfile.gettempdir(), f"cluster-{os.getuid()}")  # noqa: PTH118 - text wanted

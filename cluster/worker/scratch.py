@@ -1,0 +1,89 @@
+"""Where jobs of a worker process start: a folder that is empty at each job's beginning, and removed with its child.
+
+    SCRATCH/lab-1-x7f3q2/           one worker process; locked by it, so that the next one knows a dead one's
+        child-4711/                 one child; its jobs' working directory, one after the other
+
+A child empties its folder between two jobs, so that most jobs, which write nothing, pay for one look. What a killed child
+leaves the supervisor removes, in a thread of its own, for a job may have left a million files. What a killed worker
+leaves the next worker of that name removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.errors import Refused
+
+_LOCK = ".lock"
+
+
+def folder_of(base: str, pid: int) -> str:
+    """The folder of one child."""
+    return f"{base}/child-{pid}"
+
+
+def enter(base: str) -> str:
+    """Make this process's folder and go there; its path."""
+    folder = folder_of(base, os.getpid())
+    Path(folder).mkdir(mode=0o700)
+    os.chdir(folder)
+    return folder
+
+
+def empty(folder: str) -> bool:
+    """Remove what is in it; False if the folder itself is not there any more, and a new one was made."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)  # noqa: PTH108 - as fast as it gets, between two jobs
+    except OSError:
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        return False
+    return True
+
+
+def discard(base: str, pid: int) -> None:
+    """Remove a dead child's folder; returns at once."""
+    folder = folder_of(base, pid)
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)  # noqa: PTH106 - empty in most cases, and then this is all
+        return
+    if Path(folder).exists():
+        threading.Thread(target=shutil.rmtree, args=(folder, True), name="cluster-scratch", daemon=True).start()
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: str, name: str) -> Iterator[str]:
+    """A folder for one worker process, as long as the block lasts; those of dead ones of its name are removed first."""
+    Path(parent).mkdir(parents=True, exist_ok=True, mode=0o700)
+    if Path(parent).stat().st_uid != os.getuid():
+        raise Refused(f"folder {parent} belongs to another user; name a folder of your own for what jobs write")
+    for old in Path(parent).glob(f"{name}-*"):
+        _remove_if_dead(old)
+    base = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+    with (base / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield str(base)
+        finally:
+            shutil.rmtree(base, ignore_errors=True)
+
+
+def _remove_if_dead(folder: Path) -> None:
+    try:
+        with (folder / _LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return  # it lives, or is about to: a folder without a lock is no one's to judge

@@ -1,0 +1,104 @@
+"""Which cluster a command is about: the order of the places, and what is said where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.find import Found, Where, locate
+from cluster.errors import Refused
+from cluster.wire.keys import Role
+from tests.cli.rig import Call
+
+OVER_THERE = "tcp://127.0.0.1:7777"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_named(call_alone: Call) -> None:
+    """The fixture empties the environment and changes to an empty folder."""
+
+
+def configuration(path: Path, port: int) -> Path:
+    path.write_text(f"name: {path.stem}\nmaster: {{bind: 'tcp://127.0.0.1:{port}', keys: {path.stem}-keys}}\n")
+    return path
+
+
+def test_an_address_goes_with_the_key_beside_it() -> None:
+    found = locate(Where(address=OVER_THERE, authkey_file=Path("here.key")), Role.CLIENT)
+
+    assert found == Found(OVER_THERE, Path("here.key"))
+
+
+def test_an_address_without_a_key_says_how_to_name_one() -> None:
+    with pytest.raises(Refused, match=r"--authkey-file KEYS/admin\.key"):
+        locate(Where(address=OVER_THERE), Role.ADMIN)
+
+
+def test_address_and_file_together_are_refused() -> None:
+    with pytest.raises(Refused, match="write the one that you mean"):
+        locate(Where(address=OVER_THERE, file=Path("x.yaml")), Role.CLIENT)
+
+
+def test_a_file_s_address_goes_with_the_role_s_key(tmp_path: Path) -> None:
+    file = configuration(tmp_path / "lab.yaml", 7701)
+
+    keys = {role: locate(Where(file=file), role).key for role in (Role.CLIENT, Role.ADMIN)}
+
+    assert locate(Where(file=file), Role.CLIENT).address == "tcp://127.0.0.1:7701"
+    assert keys == {role: tmp_path / "lab-keys" / f"{role}.key" for role in keys}
+
+
+def test_what_is_written_goes_before_the_environment_and_that_before_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = configuration(tmp_path / "written.yaml", 7701)
+    named = configuration(tmp_path / "named.yaml", 7702)
+    configuration(tmp_path / "cluster.yaml", 7703)
+
+    told = [locate(Where(), Role.CLIENT).address]
+    monkeypatch.setenv("CLUSTER_FILE", str(named))
+    told.append(locate(Where(), Role.CLIENT).address)
+    monkeypatch.setenv("CLUSTER_ADDRESS", OVER_THERE)
+    monkeypatch.setenv("CLUSTER_AUTHKEY_FILE", "client.key")
+    told.append(locate(Where(), Role.CLIENT).address)
+    told.append(locate(Where(file=written), Role.CLIENT).address)
+
+    assert told == [f"tcp://127.0.0.1:{port}" for port in (7703, 7702, 7777, 7701)]
+
+
+def test_the_environment_s_client_key_leads_to_the_admin_key_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLUSTER_AUTHKEY_FILE", str(tmp_path / "client.key"))
+
+    before = locate(Where(address=OVER_THERE), Role.ADMIN).key
+    (tmp_path / "admin.key").touch()
+    after = locate(Where(address=OVER_THERE), Role.ADMIN).key
+
+    assert (before, after) == (tmp_path / "client.key", tmp_path / "admin.key")
+
+
+def test_nothing_at_all_is_a_mistake_that_names_every_way(call_alone: Call) -> None:
+    told = call_alone("job", "list")
+
+    assert (told.status, told.out) == (2, "")
+    for way in ("--file FILE", "--address", "CLUSTER_FILE", "CLUSTER_ADDRESS", "cluster.yaml"):
+        assert way in told.err
+
+
+def test_a_typo_in_the_file_names_its_line(call_alone: Call) -> None:
+    Path("cluster.yaml").write_text("name: lab\nmastr: {}\n")
+
+    told = call_alone("job", "list")
+
+    assert told.status == 2
+    assert told.err == "cluster: cluster.yaml:2: mastr is not known; did you mean master?\n"
+
+
+def test_a_key_that_is_not_there_is_a_mistake(call_alone: Call) -> None:
+    told = call_alone("job", "list", "--address", OVER_THERE, "--authkey-file", "nowhere.key")
+
+    assert told.status == 2
+    assert "nowhere.key" in told.err
+    assert "Traceback" not in told.err

@@ -1,0 +1,94 @@
+"""What `cluster master` and `cluster worker ADDRESS` make of their command lines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.processes import MasterOptions, WorkerOptions, read_master, read_worker
+from tests.cli.rig import Call
+
+ADDRESS = "tcp://127.0.0.1:7777"
+
+
+def test_a_master_is_told_what_the_command_line_says() -> None:
+    options = MasterOptions(
+        bind=ADDRESS, store="memory:", keys=Path("keys"), heartbeat_timeout="30s", drain_timeout="2m", log_level="debug"
+    )
+
+    config = read_master(options, None, ready_fd=7)
+
+    assert (config.bind, config.store, config.keys, config.ready_fd) == (ADDRESS, "memory:", Path("keys"), 7)
+    assert (config.heartbeat_interval_seconds, config.heartbeat_timeout_seconds) == (2.0, 30.0)
+    assert (config.drain_timeout_seconds, config.log_level) == (120.0, "debug")
+
+
+def test_a_master_is_told_what_its_configuration_says(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(f"master: {{bind: '{ADDRESS}', store: 'memory:', keys: keys}}\ndrain: {{timeout: 5s}}\n")
+
+    config = read_master(MasterOptions(), file, ready_fd=-1)
+
+    assert (config.bind, config.store, config.keys) == (ADDRESS, "memory:", tmp_path / "keys")
+    assert config.drain_timeout_seconds == 5.0
+
+
+def test_a_worker_is_told_what_the_command_line_says() -> None:
+    options = WorkerOptions(
+        name="big",
+        slots="threads:32",
+        authkey_file=Path("worker.key"),
+        resource=["gpu=2", "disk=1"],
+        label=["zone=lab"],
+        env=["OMP_NUM_THREADS=1"],
+        max_jobs_per_child=10,
+        drain_timeout="5",
+    )
+
+    config = read_worker(ADDRESS, options, ready_fd=-1)
+
+    assert (config.address, config.authkey_file, config.name) == (ADDRESS, "worker.key", "big")
+    assert (config.slots, config.threads, config.max_jobs_per_child) == (32, 32, 10)
+    assert config.resources == (("disk", 1), ("gpu", 2))
+    assert (config.labels, config.env) == ((("zone", "lab"),), (("OMP_NUM_THREADS", "1"),))
+    assert (config.drain_seconds, config.ready_fd) == (5.0, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["master"], "a master needs --bind and --store and --keys"),
+        (["master", "--bind", ADDRESS, "--keys", "keys"], "a master needs --store"),
+        (["master", "--config", "x.yaml", "--bind", ADDRESS], "--config says all that a master needs"),
+        (["master", "--config", "x.yaml"], "x.yaml"),
+        (
+            ["master", "--bind", ADDRESS, "--keys", "k", "--store", "memory:", "--log-level", "loud"],
+            "no log level is called 'loud'; write one of debug, info, warning, error",
+        ),
+        (
+            ["master", "--bind", ADDRESS, "--keys", "k", "--store", "memory:", "--drain-timeout", "soon"],
+            "'drain-timeout' can't be 'soon'",
+        ),
+        (["master", "--bind", "7601", "--keys", "k", "--store", "memory:"], "7601"),
+        (["worker", "lst"], "'lst' is neither an address nor a command"),
+        (["worker", ADDRESS], "an address needs a key: write --authkey-file KEYS/worker.key"),
+        (["worker", "--slots", "few", ADDRESS, "--authkey-file", "k"], "slots can't be 'few'"),
+        (["worker", ADDRESS, "--authkey-file", "k", "--resource", "gpu"], "--resource 'gpu' is not what it takes"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_status_2(call_alone: Call, arguments: list[str], said: str) -> None:
+    told = call_alone(*arguments)
+
+    assert (told.status, told.out) == (2, "")
+    assert said in told.err
+    assert "Traceback" not in told.err
+
+
+def test_options_may_stand_before_a_worker_s_address() -> None:
+    options = WorkerOptions(authkey_file=Path("worker.key"))
+
+    first = read_worker(ADDRESS, replace(options, name="a"), ready_fd=3)
+
+    assert (first.name, first.ready_fd) == ("a", 3)

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.deploy.schema import MAX_SOCKET_PATH_BYTES, Config, NotYet, Section, Threads
+
+
+def read(folder: str = "/srv/lab", **data: Any) -> Config:
+    return Config.model_validate(data, context={"folder": folder})
+
+
+def fault(**data: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        read(**data)
+    return caught.value.errors()[0]["msg"]
+
+
+def test_an_empty_configuration_is_a_cluster_with_the_defaults_of_the_design() -> None:
+    config = read()
+
+    assert config.master.bind == "tcp://127.0.0.1:7601"
+    assert (config.heartbeat.interval, config.heartbeat.timeout, config.drain.timeout) == (2.0, 10.0, 60.0)
+    assert (config.defaults.retries, config.defaults.backoff, config.defaults.crash_limit) == (0, 1.0, 5)
+    assert (config.retention.results, config.retention.dead, config.retention.max_size) == (604800.0, 2592000.0, 10**10)
+    assert (config.log.level, config.log.max_size) == ("info", 50_000_000)
+    assert [(worker.name, worker.host, worker.slots) for worker in config.workers] == [
+        ("worker-1", "localhost", "auto")
+    ]
+
+
+def test_relative_paths_come_out_absolute_defaults_too() -> None:
+    config = read(log={"dir": "logs"})
+
+    assert config.log.dir == "/srv/lab/logs"
+    assert config.master.keys == "/srv/lab/state/keys"
+    assert config.master.store == "sqlite:////srv/lab/state/cluster.db"
+
+
+def test_absolute_paths_and_memory_stay_as_they_are() -> None:
+    config = read(master={"store": "sqlite:////var/lab.db", "keys": "/etc/lab"})
+
+    assert config.master.store == "sqlite:////var/lab.db"
+    assert config.master.keys == "/etc/lab"
+    assert read(master={"store": "memory:"}).master.store == "memory:"
+
+
+def test_a_unix_socket_s_path_is_made_absolute_and_bounded() -> None:
+    assert read(master={"bind": "unix://run/s"}).master.bind == "unix:///srv/lab/run/s"
+
+    said = fault(master={"bind": "unix:///" + "x" * MAX_SOCKET_PATH_BYTES})
+
+    assert "choose a shorter one" in said
+
+
+@pytest.mark.parametrize("bind", ["tcp://0.0.0.0:7601", "tcp://192.0.2.7:7601", "tcp://head:7601"])
+def test_an_address_that_others_can_reach_needs_tls(bind: str) -> None:
+    said = fault(master={"bind": bind})
+
+    assert "needs tls, and tls is not there yet" in said
+
+
+@pytest.mark.parametrize("bind", ["tcp://127.0.0.1:0", "tcp://[::1]:7601", "tcp://localhost:7601"])
+def test_an_address_of_this_host_needs_none(bind: str) -> None:
+    assert read(master={"bind": bind}).master.bind == bind
+
+
+def test_the_bare_word_off_is_off_although_yaml_makes_it_false() -> None:
+    assert read(master={"tls": False}).master.tls == "off"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"master": {"tls": "auto"}},
+        {"master": {"tls": {"ca": "x"}}},
+        {"master": {"tls": True}},
+        {"master": {"web": {"bind": "http://127.0.0.1:7602"}}},
+        {"master": {"store": "postgresql://db"}},
+        {"defaults": {"retries": 3}},
+        {"retention": {"results": "1d"}},
+        {"log": {"format": "json"}},
+        {"ship": ["mine"]},
+        {"functions": ["mine:f"]},
+        {"queues": {"gpu": {"priority": 10}}},
+        {"queues": {"gpu": {"max_running": 4}}},
+        {"workers": [{"host": "node1"}]},
+        {"workers": [{"user": "ana"}]},
+        {"workers": [{"port": 2222}]},
+        {"workers": [{"setup": ["true"]}]},
+        {"workers": [{"venv": "auto"}]},
+        {"workers": [{"tunnel": "ssh"}]},
+        {"workers": [{"initializer": "mine:f"}]},
+        {"workers": [{"slots": {"engine": "dask"}}]},
+    ],
+    ids=str,
+)
+def test_what_is_still_to_be_built_says_so(data: dict[str, Any]) -> None:
+    said = fault(**data)
+
+    assert "not there yet" in said
+
+
+def sections(section: type[Section]) -> set[type[Section]]:
+    found = {section}
+    for field in section.model_fields.values():
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                found |= sections(kind)
+    return found
+
+
+@pytest.mark.parametrize("section", sorted(sections(Config) - {Threads}, key=str))
+def test_what_is_still_to_be_built_takes_its_own_default(section: type[Section]) -> None:
+    whole = section.model_validate({})
+
+    for name, field in section.model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, NotYet):
+                assert getattr(whole, name) == mark.only
+
+
+@pytest.mark.parametrize(("slots", "read_as"), [(1, 1), ("auto", "auto"), ({"threads": 4}, Threads(threads=4))])
+def test_slots_are_processes_or_threads(slots: object, read_as: object) -> None:
+    assert read(workers=[{"slots": slots}]).workers[0].slots == read_as
+
+
+@pytest.mark.parametrize(
+    "slots", [0, -1, True, 2.0, "2", None, 10**6, {"threads": 0}, {"threads": "4"}, {"threads": 4, "x": 1}, {}]
+)
+def test_other_slots_are_told_what_there_is(slots: object) -> None:
+    said = fault(workers=[{"slots": slots}])
+
+    assert "is no number of slots; write 1 to" in said
+
+
+def test_workers_without_a_name_are_numbered() -> None:
+    config = read(workers=[{}, {"name": "big"}, {}])
+
+    assert [worker.name for worker in config.workers] == ["worker-1", "big", "worker-3"]
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["master"], ["keeper"]])
+def test_a_name_can_be_had_once(names: list[str]) -> None:
+    said = fault(workers=[{"name": name} for name in names])
+
+    assert "is taken; give each worker its own" in said
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "a#b", ".hidden", "-x", "a/b"])
+def test_a_name_is_one_that_a_file_and_a_log_can_have(name: str) -> None:
+    fault(workers=[{"name": name}])
+    fault(name=name)
+
+
+def test_a_heartbeat_that_could_lose_a_living_worker_is_refused() -> None:
+    said = fault(heartbeat={"interval": 6, "timeout": 10})
+
+    assert "at least twice" in said
+
+
+@pytest.mark.parametrize("env", [{"A": 1}, {"A": True}, {"A=B": "x"}, {"": "x"}, {"A": "x\0y"}, {"CLUSTER_KEY": "x"}])
+def test_an_environment_holds_texts_and_nothing_of_the_kit(env: dict[str, object]) -> None:
+    fault(workers=[{"env": env}])
+
+
+def test_a_configuration_survives_being_written_as_json() -> None:
+    config = read(workers=[{"slots": {"threads": 3}, "env": {"A": "b"}, "resources": {"gpu": 2}}])
+
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_nothing_is_converted_and_nothing_can_be_changed() -> None:
+    fault(workers=[{"max_jobs_per_child": "10"}])
+    with pytest.raises(ValidationError):
+        read().name = "other"

@@ -1,0 +1,160 @@
+"""`ServedJobsDesk`: sessions over calls. What the calls mean for jobs is `test_jobs_desk.py`'s subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.core.records import Options
+from cluster.core.states import JobState
+from cluster.errors import Refused, UnknownJob
+from cluster.master import served_jobs
+from cluster.master.served_jobs import ServedJobsDesk
+from cluster.wire import calls
+from cluster.wire.calls import CALLS
+from cluster.wire.keys import Role
+from cluster.wire.peer import Peer
+from tests.core.builders import TASK, failure, spec, success
+from tests.master.rig import Rig
+
+PEER = Peer(1, Role.CLIENT, "here")
+
+
+class Served:
+    def __init__(self) -> None:
+        self.rig = Rig()
+        self.desk = ServedJobsDesk(self.rig.master)
+        self.session = self.desk.open(PEER, calls.Nothing())
+
+    def submit(self, *names: str, number: int = 1, again: bool = False) -> bool:
+        jobs = tuple(spec(name) for name in names)
+        return self.desk.submit(PEER, calls.Submit(self.session, jobs, (TASK,), number, again))
+
+    def listen(self, seen: int = 0) -> calls.Told:
+        return self.desk.listen(PEER, calls.Listen(self.session, seen, 0.0))
+
+    def run(self) -> list[str]:
+        leases = self.rig.poll(10)
+        self.rig.report(*[success(lease.fence) for lease in leases])
+        return [lease.job for lease in leases]
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.desk.stop()
+    served.rig.master.stop()
+
+
+def test_every_call_of_the_table_has_its_method(served: Served) -> None:
+    missing = [name for desk, name in CALLS if desk == "jobs" and not callable(getattr(served.desk, name, None))]
+
+    assert missing == []
+
+
+def test_a_session_is_told_of_its_jobs(served: Served) -> None:
+    assert served.submit("a")
+    assert served.run() == ["a"]
+
+    told = served.listen()
+
+    assert told.accepted == ("a",)
+    assert [(one.job, one.state) for one in told.ended] == [("a", JobState.COMPLETED)]
+
+
+def test_a_batch_that_comes_twice_is_passed_over_though_its_job_has_ended(served: Served) -> None:
+    served.submit("a", number=1)
+    served.run()
+
+    assert served.submit("a", number=1)
+
+    assert served.rig.poll(10) == []
+    assert len(served.rig.jobs.page()[0]) == 1
+
+
+def test_a_batch_that_comes_late_is_passed_over(served: Served) -> None:
+    served.submit("a", number=2)
+
+    assert served.submit("late", number=1)
+
+    assert served.run() == ["a"]
+
+
+def test_an_unknown_session_is_told_so_and_nothing_is_done(served: Served) -> None:
+    served.session = "another master's"
+
+    assert served.submit("a") is False
+    assert served.listen(7) == calls.Told(7, is_gone=True)
+    with pytest.raises(Refused, match="open another"):
+        served.desk.watch(PEER, calls.Watch(served.session, ("a",)))
+    assert served.rig.poll(10) == []
+
+
+def test_a_second_session_hears_of_a_job_submitted_again_there(served: Served) -> None:
+    served.submit("a")
+    served.desk.close(PEER, calls.Session(served.session))
+    served.session = served.desk.open(PEER, calls.Nothing())
+
+    served.submit("a", again=True)
+    served.run()
+
+    told = served.listen()
+    assert told.accepted == ("a",)
+    assert [one.job for one in told.ended] == ["a"]
+
+
+def test_watching_tells_of_known_jobs_and_names_the_unknown(served: Served) -> None:
+    served.rig.submit(spec("live"), spec("ended"))
+    (_, lease) = served.rig.poll(2)
+    served.rig.report(success(lease.fence))
+
+    infos = served.desk.watch(PEER, calls.Watch(served.session, ("live", "ghost", "ended")))
+
+    assert [info and info.state for info in infos] == [JobState.ASSIGNED, None, JobState.COMPLETED]
+    assert [one.job for one in served.listen().ended] == ["ended"]
+
+
+def test_the_outcome_is_given_whole_and_none_of_a_live_job(served: Served) -> None:
+    served.rig.submit(spec("a"), spec("b"))
+    (lease,) = served.rig.poll(1)
+    served.rig.report(success(lease.fence, b"all of it"))
+
+    outcome = served.desk.outcome(PEER, calls.JobArgs("a"))
+
+    assert outcome is not None
+    assert outcome.payload == b"all of it"
+    assert served.desk.outcome(PEER, calls.JobArgs("b")) is None
+    with pytest.raises(UnknownJob):
+        served.desk.outcome(PEER, calls.JobArgs("ghost"))
+
+
+def test_a_repeated_requeue_starts_one_run(served: Served) -> None:
+    served.rig.submit(spec("a", Options()))
+    (lease,) = served.rig.poll(1)
+    served.rig.report(failure(lease.fence))
+
+    first = served.desk.requeue(PEER, calls.Requeue(("a",)), request="r1")
+    again = served.desk.requeue(PEER, calls.Requeue(("a",)), request="r1")
+
+    assert [info.run for info in (*first, *again)] == [2, 2]
+    with pytest.raises(Refused, match="only an ended job"):
+        served.desk.requeue(PEER, calls.Requeue(("a",)), request="r2")
+
+
+def test_there_are_only_so_many_sessions(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_jobs, "MAX_SESSIONS", 2)
+    served.desk.open(PEER, calls.Nothing())
+
+    with pytest.raises(Refused, match="the limit"):
+        served.desk.open(PEER, calls.Nothing())
+    assert len(served.rig.master.sessions._sinks) == 3  # the rig's own, and two
+
+
+def test_a_stopped_desk_opens_no_session_and_has_none(served: Served) -> None:
+    served.desk.stop()
+
+    assert served.listen().is_gone
+    with pytest.raises(Refused, match="is stopping"):
+        served.desk.open(PEER, calls.Nothing())

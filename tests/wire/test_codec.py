@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.core.records import FunctionBlob, JobSpec
+from cluster.errors import ClusterError, Refused, UnknownJob
+from cluster.wire import codec
+from cluster.wire.calls import CALLS, JobArgs, Listen, Submit
+from cluster.wire.codec import ProtocolError, Request
+from cluster.wire.faults import fault_of
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch /tmp/owned",)
+
+
+def request_of(said: Any, desk: str = "jobs", method: str = "submit") -> Request:
+    return codec.open_request(memoryview(codec.encode_request("r-1", desk, method, said)))
+
+
+def test_a_call_arrives_as_it_was_made() -> None:
+    said = Submit("s", (JobSpec("a", b"d", b"args"),), (FunctionBlob(b"d", b"body", "3.11", "3.0", "f"),), again=True)
+
+    request = request_of(said)
+
+    assert (request.request, request.desk, request.method) == ("r-1", "jobs", "submit")
+    assert codec.read_arguments(request) == said
+
+
+def test_an_answer_and_a_fault_arrive_as_they_were_given() -> None:
+    request = request_of(JobArgs("a"), method="output")
+
+    good = codec.open_answer(memoryview(codec.encode_answer(request, b"text")), "r-1")
+    bad = codec.open_answer(memoryview(codec.encode_fault(request, fault_of(UnknownJob("a"), "x"))), "r-1")
+
+    assert codec.read_answer(good, "jobs", "output") == b"text"
+    with pytest.raises(UnknownJob, match="'a'"):
+        codec.read_answer(bad, "jobs", "output")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        7,
+        "x",
+        {},
+        [],
+        {"session": 1, "jobs": [], "functions": []},
+        {"session": "s", "jobs": [{"id": "a"}], "functions": []},
+    ],
+)
+def test_arguments_that_do_not_fit_their_type_reach_no_desk(said: Any) -> None:
+    request = request_of(said)
+
+    with pytest.raises(Refused, match=r"jobs\.submit: its arguments are not what they must be"):
+        codec.read_arguments(request)
+
+
+def test_a_number_is_not_quietly_taken_for_a_text() -> None:
+    with pytest.raises(Refused, match="session"):
+        codec.read_arguments(request_of({"session": 3, "seen": 1, "timeout": 1.0}, method="listen"))
+    assert codec.read_arguments(request_of({"session": "s", "seen": 1, "timeout": 1}, method="listen")) == Listen(
+        "s", 1, 1
+    )
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\xc0",
+        b"garbage",
+        pickle.dumps(Hostile()),
+        msgspec.msgpack.encode([1, 2, 3, 4]),
+        msgspec.msgpack.encode(["a", "b"]),
+    ],
+)
+def test_what_is_no_call_ends_the_connection(frame: bytes) -> None:  # row A13
+    with pytest.raises(ProtocolError):
+        codec.open_request(memoryview(frame))
+    with pytest.raises(ProtocolError):
+        codec.open_answer(memoryview(frame), "r-1")
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_more_than_be_refused(frame: bytes) -> None:
+    try:
+        request = codec.open_request(memoryview(frame))
+        if codec.call_of(request.desk, request.method):
+            codec.read_arguments(request)
+    except (ProtocolError, Refused):
+        pass
+
+
+def test_deep_nesting_is_refused_and_does_no_harm() -> None:
+    deep = b"\x91" * 100_000 + b"\xc0"
+    frame = b"\x94" + b"\xa1r" + b"\xa4jobs" + b"\xa4info" + deep
+
+    with pytest.raises((ProtocolError, Refused)):
+        codec.read_arguments(codec.open_request(memoryview(frame)))
+
+
+def test_another_request_s_answer_is_never_taken() -> None:  # row A21
+    request = request_of(JobArgs("a"), method="output")
+    frame = memoryview(codec.encode_answer(request, b"text"))
+
+    with pytest.raises(ProtocolError, match="another request"):
+        codec.open_answer(frame, "r-2")
+
+
+def test_an_answer_of_another_version_is_a_sentence() -> None:
+    request = request_of(JobArgs("a"), method="output")
+    answer = codec.open_answer(memoryview(codec.encode_answer(request, {"new": 1})), "r-1")
+
+    with pytest.raises(ClusterError, match="install the same cluster-kit on both sides"):
+        codec.read_answer(answer, "jobs", "output")
+
+
+def test_what_is_too_long_for_a_frame_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "MAX_FRAME_BYTES", 1000)
+    request = request_of(JobArgs("a"), method="output")
+
+    with pytest.raises(Refused, match="fewer or smaller arguments"):
+        codec.encode_request("r", "jobs", "output", JobArgs("x" * 1001))
+    with pytest.raises(Refused, match="ask for less"):
+        codec.encode_answer(request, bytes(1001))
+
+
+@pytest.mark.parametrize(("desk", "method"), CALLS)
+def test_every_call_of_the_table_can_be_read_by_type(desk: str, method: str) -> None:
+    assert codec._argument_decoder(desk, method)
+    assert codec._answer_decoder(desk, method)
+
+
+def test_a_call_that_is_not_in_the_table_does_not_exist() -> None:
+    for method in ("shutdown", "create", "incref", "decref", "debug_info", "__class__", "_callmethod"):
+        assert codec.call_of("jobs", method) is None

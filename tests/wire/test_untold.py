@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from cluster.core.records import Ending, Report
+from cluster.wire import untold
+from cluster.wire.messages import Progress
+from cluster.wire.untold import Untold
+
+
+def report(fence: int, size: int = 1) -> Report:
+    return Report(fence, Ending.SUCCEEDED, b"x" * size)
+
+
+def test_a_batch_is_the_front_of_what_is_untold_and_what_comes_later_stays() -> None:
+    box = Untold(reports=[report(1)], stopped=[2], given_back=[3], progress=[Progress(4, 1, 2)])
+    said = box.batch("w", 5, 6)
+
+    box.reports.append(report(7))
+    ended = box.told(said)
+
+    assert (said.worker, said.credit, said.number) == ("w", 5, 6)
+    assert ended == {1, 2, 3}
+    assert [one.fence for one in box.reports] == [7]
+    assert box.stopped == box.given_back == []
+
+
+def test_progress_is_told_once_whatever_comes_of_it() -> None:
+    box = Untold(progress=[Progress(1, 1, 2)])
+
+    first, second = box.batch("w", 0, 1), box.batch("w", 0, 1)
+
+    assert (len(first.progress), second.progress) == (1, ())
+    assert box.is_empty
+
+
+def test_a_batch_is_bounded_and_the_last_one_confirms_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untold, "MAX_BATCH_BYTES", 100)
+    box = Untold(reports=[report(1, 1000), report(2, 60), report(3, 60)], stopped=[1])
+
+    batches = []
+    while not box.is_empty:
+        said = box.batch("w", 0, 1)
+        box.told(said)
+        batches.append(([one.fence for one in said.reports], said.stopped))
+
+    assert batches == [([1], ()), ([2], ()), ([3], (1,))]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import Refused
+from cluster.worker import scratch
+from tests.worker.recording_desk import DEADLINE_SECONDS, a_worker
+
+
+def leave_a_file() -> tuple[str, list[str]]:
+    found = [path.name for path in Path().iterdir()]
+    Path("left").write_text("by this job")
+    Path("folder").mkdir()
+    Path("folder", "too").touch()
+    return str(Path.cwd()), found
+
+
+def remove_own_folder() -> None:
+    Path.cwd().rmdir()
+
+
+def leave_a_file_and_die() -> None:
+    Path("left").touch()
+    os.kill(os.getpid(), 9)
+
+
+def test_each_job_starts_in_an_empty_folder_of_its_own_worker(tmp_path: Path) -> None:
+    with a_worker(slots=1, scratch=str(tmp_path)) as (desk, _):
+        task = desk.function(leave_a_file)
+        first = desk.result_of(desk.put(task))
+        second = desk.result_of(desk.put(task))
+
+        assert first[1] == second[1] == []
+        assert Path(first[0]).parent == tmp_path
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_removes_its_folder_harms_nobody(tmp_path: Path) -> None:
+    with a_worker(slots=1, scratch=str(tmp_path)) as (desk, _):
+        desk.result_of(desk.put(remove_own_folder))
+
+        folder, found = desk.result_of(desk.put(leave_a_file))
+
+    assert (Path(folder).parent, found) == (tmp_path, [])
+
+
+def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
+    with a_worker(slots=1, scratch=str(tmp_path)) as (desk, _):
+        desk.report_of(desk.put(leave_a_file_and_die))
+
+        _folder, found = desk.result_of(desk.put(leave_a_file))
+
+    for thread in threading.enumerate():
+        if thread.name == "cluster-scratch":
+            thread.join(DEADLINE_SECONDS)
+    assert found == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_removes_its_folder_and_those_of_dead_ones_of_its_name(tmp_path: Path) -> None:
+    (dead := tmp_path / "w-dead").mkdir()
+    (dead / ".lock").touch()
+    (living := tmp_path / "w-living").mkdir()
+    (other := tmp_path / "v-dead").mkdir()
+    with (living / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        with scratch.scratch_folder(str(tmp_path), "w") as folder:
+            assert Path(folder).parent == tmp_path
+            assert not dead.exists()
+
+    assert sorted(tmp_path.iterdir()) == [other, living]
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+
+    with (
+        pytest.raises(Refused, match="belongs to another user"),
+        scratch.scratch_folder(str(tmp_path), "w"),
+    ):
+        pass
