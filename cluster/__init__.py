@@ -16,8 +16,9 @@ from cluster.client.connect import connect, connect_default
 from cluster.client.default import gather, map, set_factory, starmap, submit, use  # noqa: A004 - as in Pool and Executor
 from cluster.client.handle import Cluster
 from cluster.client.job import Job
+from cluster.client.retries import RetryPolicy
 from cluster.client.task import task
-from cluster.core.records import Certificate, JobInfo, RetryPolicy
+from cluster.core.records import Certificate, JobInfo
 from cluster.core.states import JobState
 from cluster.deploy.launch import launch
 from cluster.embedded.local import local

@@ -1,9 +1,21 @@
-"""Jobs in an asyncio program: `await` a job, wait for many, and give up waiting without killing the job."""
+"""Jobs in an asyncio program: `await` a job, wait for many, and give up waiting without killing the job.
+
+The jobs run on a cluster of processes, which this program launches in a temporary folder. `async with` is not needed: no
+call that is made in the loop here waits for the network, but those at the two ends of the `with` block.
+"""
 
 import asyncio
+import tempfile
 import time
+from pathlib import Path
 
 import cluster
+
+LAB = """
+name: lab
+master: {bind: "tcp://127.0.0.1:0"}   # port 0: one that is free
+workers: [{slots: 2}]
+"""
 
 
 def slow_upper(text: str) -> str:
@@ -11,8 +23,8 @@ def slow_upper(text: str) -> str:
     return text.upper()
 
 
-async def main() -> None:
-    with cluster.local(slots=2) as c:
+async def main(lab: Path) -> None:
+    with cluster.launch(lab) as c:
         # A job can be awaited as it is; the event loop runs on meanwhile.
         assert await c.submit(slow_upper, ("one",)) == "ONE"
 
@@ -32,4 +44,7 @@ async def main() -> None:
         assert await job == "PATIENCE"
 
 
-asyncio.run(main())
+with tempfile.TemporaryDirectory() as folder:
+    lab = Path(folder, "lab.yaml")
+    lab.write_text(LAB, encoding="utf-8")
+    asyncio.run(main(lab))

@@ -24,7 +24,7 @@ from cluster.cli.find import Where
 from cluster.cli.jobs import FAILED_STATUS, as_number, info_of
 from cluster.cli.option_groups import INTERRUPTED_STATUS, Form, grouped
 from cluster.cli.printing import job_document, print_json, say
-from cluster.core.records import RetryPolicy
+from cluster.client.retries import RetryPolicy
 from cluster.core.states import JobState
 from cluster.errors import ClusterError, Refused
 from cluster.worker.command import TASK, CommandFailed

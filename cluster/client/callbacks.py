@@ -52,9 +52,13 @@ class Callbacks:
             self._waiting += 1
         self._calls.put(function)
 
+    def is_here(self) -> bool:
+        """Whether the caller is called back himself."""
+        return threading.current_thread() is self._thread
+
     def is_busy(self) -> bool:
         """Whether there are calls to wait for. None are, for whoever is called back himself."""
-        return self._waiting > 0 and threading.current_thread() is not self._thread
+        return self._waiting > 0 and not self.is_here()
 
     def close(self) -> None:
         """Call what waits, and end; a call that doesn't return is left to itself after five seconds."""

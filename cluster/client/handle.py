@@ -254,7 +254,8 @@ class Cluster:
         Interrupted while it waits (Ctrl-C), it stops at once.
 
         Args:
-            wait: first wait for the jobs that were submitted through this handle.
+            wait: first wait for the jobs that were submitted through this handle, and for what its maps and
+                callbacks go on to submit; other threads can submit nothing from here on.
             cancel: first cancel those that have not ended. Without either, what has not ended stays in the store,
                 if that is a durable one, and its futures raise `Detached`.
         """
@@ -267,6 +268,7 @@ class Cluster:
                 if cancel:
                     self._session.cancel_all(_CANCEL_SECONDS)
                 if wait:
+                    self._session.begin_closing(_closed_error())
                     self._session.wait_ended()
             finally:
                 self._is_closed = True
@@ -307,9 +309,7 @@ class Cluster:
             last.callback(self._session.close)
             if self._on_close is not None:
                 last.callback(self._on_close)
-            self._session.stop_submitting(
-                MasterUnavailable("this cluster handle is closed; open the cluster again to go on with it")
-            )
+            self._session.stop_submitting(_closed_error())
             if not self.owns_workers:
                 # A program that submits and ends: what it leaves behind is to be the cluster's.
                 self._session.wait_acknowledged(_FAREWELL_SECONDS)
@@ -369,6 +369,10 @@ def gather_results(jobs: Iterable[Job[R]], errors: Errors) -> list[R]:
             if errors == "return":
                 results.append(error)
     return results
+
+
+def _closed_error() -> MasterUnavailable:
+    return MasterUnavailable("this cluster handle is closed; open the cluster again to go on with it")
 
 
 def _ids_of(jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId]) -> list[JobId]:

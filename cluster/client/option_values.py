@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from typing import Any
 
-from cluster.core.records import JobId, JobInfo, RetryPolicy
+from cluster.client.retries import RetryPolicy
+from cluster.core.records import JobId, JobInfo, RetryRule
 
 MAX_DURATION_SECONDS = 100 * 365.25 * 86400.0  # a century: more is a slip, and would overflow dates
 MAX_COUNT = 1_000_000_000
@@ -197,13 +198,13 @@ def _job_id(value: object) -> JobId | None:
 # --- retries ------------------------------------------------------------------------------------------------------
 
 
-def retry_policy(name: str, value: object) -> RetryPolicy:
-    """A policy with every field checked; a whole number means that many re-runs with the default backoff."""
+def retry_rule(name: str, value: object) -> RetryRule:
+    """A rule with every field checked; a whole number means that many re-runs with the default backoff."""
     if not isinstance(value, RetryPolicy):
         if type(value) is not int:
             raise _wrong_type(name, value, "a whole number or a cluster.RetryPolicy")
-        return RetryPolicy(max_retries=count(name, value))
-    return RetryPolicy(
+        return RetryRule(max_retries=count(name, value))
+    return RetryRule(
         max_retries=count(f"{name}.max_retries", value.max_retries),
         backoff=delay(f"{name}.backoff", value.backoff),
         factor=_fraction(f"{name}.factor", value.factor, 1.0, 1000.0),

@@ -17,7 +17,8 @@ from typing import Any, TypedDict
 from msgspec import Struct
 
 from cluster.client import option_values as values
-from cluster.core.records import DEFAULT_OPTIONS, JobId, JobInfo, Options, RetryPolicy
+from cluster.client.retries import RetryPolicy
+from cluster.core.records import DEFAULT_OPTIONS, JobId, JobInfo, Options
 
 JobLike = Future[Any] | JobInfo | JobId
 Duration = float | timedelta | str
@@ -118,7 +119,7 @@ def _parse(given: dict[str, Any], defaults: Submission) -> Submission:
     recorded: dict[str, Any] = {}
     for name, value in given.items():
         if name == "retries":
-            recorded["retry"] = values.retry_policy(name, value)
+            recorded["retry"] = values.retry_rule(name, value)
         elif name in _RECORDED:
             recorded[name] = _RECORDED[name](name, value)
         elif name in _SAID_ONCE:

@@ -87,6 +87,7 @@ class Session:
         self._acknowledged = 0  # or refused
         self._feeding: set[threading.Thread] = set()  # they will submit more: maps that still read their input
         self._failure: ClusterError | None = None  # once set, nothing is submitted any more
+        self._closing: ClusterError | None = None  # once set, only by what is waited for: maps and callbacks
         self._refusals: weakref.WeakValueDictionary[JobId, UnreadRefusal] = weakref.WeakValueDictionary()
         self._callbacks = Callbacks(self._wake_waiting)
         self._number = desk.open(self)
@@ -113,7 +114,7 @@ class Session:
         if self._outbox.total - self._acknowledged >= self.max_unacknowledged:
             self._wait_for_room()
         with self._lock:
-            failure = self._failure
+            failure = self._failure or (self._closing and self._outsider_error())
             known = self._mine.get(spec.id) if spec.key else None
             if known is None and failure is None:
                 self._outbox.put(job, spec, blob)
@@ -218,6 +219,8 @@ class Session:
     def begin_feeding(self, thread: threading.Thread) -> None:
         """Announce a thread that will submit more jobs, so that `wait_ended` waits for it as long as it lives."""
         self.check_usable()
+        if self._closing is not None and (error := self._outsider_error()) is not None:
+            raise error
         with self._lock:
             self._feeding.add(thread)
 
@@ -226,6 +229,10 @@ class Session:
         with self._lock:
             self._feeding.discard(thread)
             self._changed.notify_all()
+
+    def begin_closing(self, reason: ClusterError) -> None:
+        """From here on only maps and callbacks submit; else other threads could keep `wait_ended` waiting for ever."""
+        self._closing = reason
 
     def wait_ended(self, timeout: float | None = None) -> bool:
         """Wait until every job submitted here is done, and every map and callback; False if time ran out."""
@@ -286,6 +293,10 @@ class Session:
             raise self._failure
 
     # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _outsider_error(self) -> ClusterError | None:
+        is_ours = threading.current_thread() in self._feeding or self._callbacks.is_here()
+        return None if is_ours else self._closing
 
     def _is_busy(self) -> bool:
         # A feeder that Ctrl-C kept from starting is no reason to wait.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from cluster.core.records import Ending, Options, RetryPolicy
+from cluster.core.records import Ending, Options, RetryRule
 
 SPENDS_RETRIES = frozenset({Ending.RAISED, Ending.UNPICKLABLE, Ending.TIMED_OUT})
 SPENDS_CRASHES = frozenset({Ending.CRASHED, Ending.OUT_OF_MEMORY, Ending.WORKER_LOST})
@@ -75,7 +75,7 @@ def is_at_most_once(options: Options) -> bool:
     return options.crash_limit == 0 and options.retry.max_retries == 0
 
 
-def backoff(policy: RetryPolicy, failures: int, salt: int) -> float:
+def backoff(policy: RetryRule, failures: int, salt: int) -> float:
     """Seconds until re-run number `failures`: exponential, capped, and shortened by a fraction that `salt` picks."""
     try:
         delay = min(policy.backoff * float(policy.factor) ** (failures - 1), policy.max_delay)
@@ -86,7 +86,7 @@ def backoff(policy: RetryPolicy, failures: int, salt: int) -> float:
     return delay * (1.0 - policy.jitter * fraction)
 
 
-def _is_retryable(policy: RetryPolicy, ending: Ending, error_types: tuple[str, ...]) -> bool:
+def _is_retryable(policy: RetryRule, ending: Ending, error_types: tuple[str, ...]) -> bool:
     # `retry_on` chooses among the task's exceptions; a timeout or an unpicklable result has none to choose by.
     if not policy.retry_on or ending is not Ending.RAISED:
         return True

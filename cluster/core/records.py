@@ -30,7 +30,7 @@ class Now(Struct, frozen=True, gc=False):
     wall: float
 
 
-class RetryPolicy(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+class RetryRule(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """How often, and how soon, a job runs again after its own failure (exception, timeout, unpicklable result).
 
     The delay before re-run n (1, 2, ...) is `backoff * factor ** (n - 1)` seconds, at most `max_delay`, shortened by
@@ -47,7 +47,7 @@ class RetryPolicy(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tru
     retry_on: tuple[str, ...] = ()
 
 
-NO_RETRIES = RetryPolicy()
+NO_RETRIES = RetryRule()
 
 
 class Options(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
@@ -56,7 +56,7 @@ class Options(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     name: str = ""
     queue: str = "default"
     priority: int = 0
-    retry: RetryPolicy = NO_RETRIES
+    retry: RetryRule = NO_RETRIES
     crash_limit: int = 5
     timeout: float | None = None  # seconds for one attempt (of one item, in a map)
     resources: tuple[tuple[str, int], ...] = ()  # besides one slot

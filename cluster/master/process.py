@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -47,6 +48,7 @@ LOOK_SECONDS = 0.05
 # After a drain: for clients to hear the last outcomes, and for calls in hand to be answered.
 FAREWELL_SECONDS = 2.0
 MISTAKE = 2
+MAX_DESCRIPTORS = 8192  # the door's 2,048 connections, with room for what else a process opens
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -69,6 +71,7 @@ def run_master(config: MasterConfig) -> int:
     with _waiting_for_signals():
         try:
             _set_up_log(config.log_level)
+            _raise_descriptor_limit()
             service = Service(config)
         except ClusterError as error:
             sys.stderr.write(f"cluster master: {error}\n")
@@ -83,6 +86,14 @@ def run_master(config: MasterConfig) -> int:
         finally:
             service.stop()
     return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """Each connection is a descriptor, and the usual soft limit of 1,024 is half of what the door lets in."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    with contextlib.suppress(OSError, ValueError):  # a kernel with a lower bound of its own: then with what there is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Service:

@@ -231,7 +231,7 @@ def test_retries_are_spent_as_the_policy_says(one: cluster.Cluster) -> None:
 
 
 def test_an_exception_that_is_not_to_be_retried_is_not(one: cluster.Cluster) -> None:
-    policy = cluster.RetryPolicy(max_retries=3, backoff=0.01, retry_on=(OSError,))  # type: ignore[arg-type]
+    policy = cluster.RetryPolicy(max_retries=3, backoff=0.01, retry_on=(OSError,))
 
     job = one.submit(tasks.fail_before, (3,), retries=policy)
 

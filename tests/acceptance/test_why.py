@@ -64,7 +64,7 @@ def test_the_task_s_own_exception_has_the_remote_traceback_as_its_cause(pool: cl
         pool.submit(tasks.fail).result(timeout=20)
 
     assert isinstance(raised.value.__cause__, cluster.RemoteTraceback)
-    assert 'in fail\n    raise RuntimeError(text)' in str(raised.value.__cause__)
+    assert "in fail\n    raise RuntimeError(text)" in str(raised.value.__cause__)
     assert "running.py" not in str(raised.value.__cause__)
 
 
@@ -95,7 +95,7 @@ def test_logs_of_each_attempt_are_kept_and_of_no_other_job(pool: cluster.Cluster
     job.result(timeout=20)
 
     assert job.logs().split("\n")[:3] == ["attempt 1", "attempt 2", "attempt 3"]
-    assert [job.result(timeout=20) and "" or job.logs() for job in noise] == [f"noise {n}\n" for n in range(20)]
+    assert [(job.result(timeout=20) and "") or job.logs() for job in noise] == [f"noise {n}\n" for n in range(20)]
 
 
 def test_a_flood_of_output_keeps_its_beginning_and_end_and_no_more(pool: cluster.Cluster) -> None:

@@ -11,8 +11,9 @@ import pytest
 from cluster.client import default
 from cluster.client.handle import Cluster
 from cluster.client.job import Job
+from cluster.client.retries import RetryPolicy
 from cluster.client.task import task
-from cluster.core.records import JobInfo, RetryPolicy
+from cluster.core.records import JobInfo
 from cluster.core.states import JobState
 from cluster.errors import ClusterError, Detached, MasterUnavailable, Refused
 from tests.client.desk import DEADLINE_SECONDS, InlineDesk

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cluster.client.options import KNOWN, NO_OPTIONS, SubmitOptions, check_args, parse_options
-from cluster.core.records import DEFAULT_OPTIONS, JobInfo, RetryPolicy
+from cluster.client.retries import RetryPolicy
+from cluster.core.records import DEFAULT_OPTIONS, JobInfo, RetryRule
 from cluster.core.states import JobState
 
 
@@ -62,7 +63,7 @@ def test_every_option_lands_in_its_field() -> None:
 
     options = submission.options
     assert (options.name, options.queue, options.priority, options.crash_limit) == ("fit", "gpu", -5, 0)
-    assert options.retry == RetryPolicy(max_retries=3)
+    assert options.retry == RetryRule(max_retries=3)
     assert (options.timeout, options.result_ttl) == (600.0, 86400.0)
     assert (options.resources, options.labels) == ((("disk", 1), ("gpu", 2)), (("zone", "lab"),))
     assert options.tags == ("b", "a")
@@ -235,7 +236,7 @@ def test_after_refuses_a_batch_with_what_to_write() -> None:
 
 
 def test_errors_to_retry_on_become_the_names_that_certificates_have() -> None:
-    policy = RetryPolicy(max_retries=2, retry_on=(OSError, OwnError, "TimeoutError", "requests.Timeout"))  # type: ignore[arg-type]
+    policy = RetryPolicy(max_retries=2, retry_on=(OSError, OwnError, "TimeoutError", "requests.Timeout"))
 
     retry = parse_options({"retries": policy}).options.retry
 
@@ -243,7 +244,7 @@ def test_errors_to_retry_on_become_the_names_that_certificates_have() -> None:
 
 
 def test_one_error_to_retry_on_needs_no_tuple() -> None:
-    policy = RetryPolicy(max_retries=2, retry_on=OSError)  # type: ignore[arg-type]
+    policy = RetryPolicy(max_retries=2, retry_on=OSError)
 
     assert parse_options({"retries": policy}).options.retry.retry_on == ("builtins.OSError",)
 
@@ -267,7 +268,7 @@ def test_a_policy_is_checked_field_by_field(fields: dict[str, Any], error: type[
 
 
 def test_a_policys_durations_may_be_texts() -> None:
-    policy = RetryPolicy(max_retries=1, backoff="250ms", max_delay="5m")  # type: ignore[arg-type]
+    policy = RetryPolicy(max_retries=1, backoff="250ms", max_delay="5m")
 
     retry = parse_options({"retries": policy}).options.retry
 

@@ -27,7 +27,7 @@ from cluster.core.records import (
     Now,
     Options,
     Report,
-    RetryPolicy,
+    RetryRule,
     Segment,
     Stop,
 )
@@ -39,7 +39,7 @@ T = TypeVar("T")
 MONO, WALL = 1000.0, 1_700_000_000.0
 WORKER = "w#1"
 # With no backoff a retry is queued again in the same decision.
-AT_ONCE = RetryPolicy(max_retries=2, backoff=0.0)
+AT_ONCE = RetryRule(max_retries=2, backoff=0.0)
 AT_MOST_ONCE = Options(crash_limit=0)
 
 _names = itertools.count(1)

@@ -5,7 +5,7 @@ import pytest
 from cluster.core import chunks
 from cluster.core.chunks import Judgement, Progress, absorb, start
 from cluster.core.policy import CRASH_BACKOFF_SECONDS, Spent
-from cluster.core.records import Certificate, Ending, Options, Report, RetryPolicy, Segment
+from cluster.core.records import Certificate, Ending, Options, Report, RetryRule, Segment
 from tests.core.builders import AT_ONCE, bad, done, failure
 
 NO_RETRIES = Options()
@@ -87,7 +87,7 @@ def test_retries_count_per_item() -> None:
 
 
 def test_the_chunk_waits_for_the_longest_backoff_among_its_failed_items() -> None:
-    options = Options(retry=RetryPolicy(max_retries=5, backoff=1.0, jitter=0.0))
+    options = Options(retry=RetryRule(max_retries=5, backoff=1.0, jitter=0.0))
     progress = start(2)
 
     take(progress, told(done(1), bad(0), ending=Ending.RAISED), options)

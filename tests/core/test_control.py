@@ -5,7 +5,7 @@ import pytest
 from cluster.core import events
 from cluster.core.control import objection_to_requeue
 from cluster.core.effects import Ended, FunctionAdded, QueuePaused, Requeued, StoredJob, TellStop, Wake
-from cluster.core.records import Certificate, Ending, JobSpec, Options, Outcome, RetryPolicy
+from cluster.core.records import Certificate, Ending, JobSpec, Options, Outcome, RetryRule
 from cluster.core.shelf import MAX_IDLE_FUNCTIONS
 from cluster.core.states import JobState
 from tests.core.builders import (
@@ -26,7 +26,7 @@ from tests.core.builders import (
     success,
 )
 
-SLOW_RETRY = Options(retry=RetryPolicy(max_retries=1, backoff=60.0))
+SLOW_RETRY = Options(retry=RetryRule(max_retries=1, backoff=60.0))
 
 
 def stored(one: JobSpec, state: JobState | None = JobState.DEAD_LETTER, seq: int = 50, run: int = 1) -> StoredJob:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from cluster.core import events
 from cluster.core.explain import explain
-from cluster.core.records import Options, RetryPolicy
+from cluster.core.records import Options, RetryRule
 from tests.core.builders import WORKER, Scene, failure, moment, spec
 
 HISTORY = "run 1, 0 attempt(s) so far, 0 of 0 retries and 0 of 5 crash re-runs used"
@@ -45,7 +45,7 @@ def test_a_scheduled_job_says_when_it_is_due() -> None:
 
 def test_a_failed_job_says_when_it_runs_again_and_what_it_has_left() -> None:
     scene = Scene()
-    fence = scene.lease(spec("a", Options(retry=RetryPolicy(max_retries=3, backoff=8.0, jitter=0.0))))
+    fence = scene.lease(spec("a", Options(retry=RetryRule(max_retries=3, backoff=8.0, jitter=0.0))))
     scene.report(failure(fence))
 
     assert why(scene, at=1.0) == (

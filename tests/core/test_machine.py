@@ -29,7 +29,7 @@ from cluster.core.effects import (
     Wake,
 )
 from cluster.core.handlers import Board, Settings, restore
-from cluster.core.records import Ending, Fence, FunctionBlob, JobId, JobSpec, Now, Options, Report, RetryPolicy
+from cluster.core.records import Ending, Fence, FunctionBlob, JobId, JobSpec, Now, Options, Report, RetryRule
 from cluster.core.states import TERMINAL, JobState
 from cluster.store.memory import MemoryStore
 from tests.sim import invariants
@@ -198,7 +198,7 @@ class BoardMachine(RuleBasedStateMachine):
         self.number += 1
         known = list(self.model.jobs)
         options = Options(
-            retry=RetryPolicy(max_retries=retries, backoff=1.0), crash_limit=crash_limit, priority=priority,
+            retry=RetryRule(max_retries=retries, backoff=1.0), crash_limit=crash_limit, priority=priority,
             resources=(("gpu", 1),) if gpu else (),
         )  # fmt: skip
         names = tuple(dict.fromkeys(known[pick % len(known)] for pick in after)) if known else ()

@@ -19,7 +19,7 @@ from cluster.core.effects import (
     Wake,
 )
 from cluster.core.handlers import Board, Settings
-from cluster.core.records import Ending, JobId, Options, RetryPolicy
+from cluster.core.records import Ending, JobId, Options, RetryRule
 from cluster.core.restore import restore
 from cluster.core.shelf import MAX_IDLE_FUNCTIONS
 from cluster.core.states import JobState
@@ -122,7 +122,7 @@ def test_delays_and_expiries_go_on_by_the_wall_clock() -> None:
 
 def test_a_wall_clock_that_was_set_back_makes_nobody_wait_longer_than_was_said() -> None:
     scene = StoredScene()
-    retry = Options(retry=RetryPolicy(max_retries=1, backoff=30.0, max_delay=30.0, jitter=0.0))
+    retry = Options(retry=RetryRule(max_retries=1, backoff=30.0, max_delay=30.0, jitter=0.0))
     scene.report(failure(scene.lease(spec("retried", retry))))
     scene.submit(spec("delayed", delay=20.0), spec("dies", expires=40.0), spec("at a time", at=WALL + 50.0))
 
@@ -146,7 +146,7 @@ def test_what_expired_while_the_master_was_away_expires_at_once() -> None:
 
 def test_a_retry_keeps_its_budget_and_its_backoff() -> None:
     scene = StoredScene()
-    fence = scene.lease(spec("a", Options(retry=RetryPolicy(max_retries=2, backoff=30.0, jitter=0.0))))
+    fence = scene.lease(spec("a", Options(retry=RetryRule(max_retries=2, backoff=30.0, jitter=0.0))))
     scene.report(failure(fence))
 
     scene.restart(at=10.0)

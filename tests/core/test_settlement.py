@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cluster.core import chunks, events
 from cluster.core.board import Board, Settings
 from cluster.core.effects import AttemptFailed, Effect, Ended, Wake
-from cluster.core.records import Certificate, Ending, Options, Outcome, Report, RetryPolicy
+from cluster.core.records import Certificate, Ending, Options, Outcome, Report, RetryRule
 from cluster.core.states import Cause, JobState
 from tests.core.builders import (
     AT_MOST_ONCE,
@@ -26,7 +26,7 @@ from tests.core.builders import (
     success,
 )
 
-RETRIES = Options(retry=RetryPolicy(max_retries=1, backoff=4.0, jitter=0.0))
+RETRIES = Options(retry=RetryRule(max_retries=1, backoff=4.0, jitter=0.0))
 
 
 def outcome(effects: Sequence[Effect]) -> Outcome:

@@ -207,3 +207,12 @@ def test_two_clients_share_it_and_one_attaches_to_the_other_s_job(here: Lab) -> 
         assert second.job(jobs[7].accepted(DEADLINE_SECONDS).id).result(DEADLINE_SECONDS) == 128
         assert first.gather(jobs) == [2**n for n in range(50)]
         assert second.gather(others) == [3**n for n in range(50)]
+
+
+def test_it_may_open_as_many_descriptors_as_it_lets_connections_in(here: Lab) -> None:
+    master = here.master()
+
+    limits = Path(f"/proc/{master.process.pid}/limits").read_text().splitlines()
+    soft, hard = next(line.split()[3:5] for line in limits if line.startswith("Max open files"))
+
+    assert int(soft) == (8192 if hard == "unlimited" else min(8192, int(hard)))

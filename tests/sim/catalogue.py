@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from cluster.core.records import FunctionBlob, JobId, JobSpec, Options, RetryPolicy
+from cluster.core.records import FunctionBlob, JobId, JobSpec, Options, RetryRule
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -19,10 +19,10 @@ RESOURCES = (("gpu", 1),)
 LABELS = (("zone", "lab"),)
 
 RETRIES = (
-    RetryPolicy(),
-    RetryPolicy(max_retries=1, backoff=0.5),
-    RetryPolicy(max_retries=3, backoff=0.1, factor=3.0, retry_on=("builtins.ValueError",)),
-    RetryPolicy(max_retries=2, backoff=0.2, retry_on=("builtins.OSError",)),
+    RetryRule(),
+    RetryRule(max_retries=1, backoff=0.5),
+    RetryRule(max_retries=3, backoff=0.1, factor=3.0, retry_on=("builtins.ValueError",)),
+    RetryRule(max_retries=2, backoff=0.2, retry_on=("builtins.OSError",)),
 )
 SHORT_RETENTION_SECONDS = 3.0
 

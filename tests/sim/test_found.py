@@ -9,7 +9,7 @@ from msgspec import structs
 
 from cluster.core import events
 from cluster.core.board import Settings
-from cluster.core.records import Ending, FunctionBlob, JobId, JobSpec, Options, Outcome, Report, RetryPolicy
+from cluster.core.records import Ending, FunctionBlob, JobId, JobSpec, Options, Outcome, Report, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import StoreError, UnknownJob
 from cluster.master.jobs_desk import JobsDesk
@@ -161,7 +161,7 @@ def test_a_job_that_is_undone_is_unknown_at_once(failure: str) -> None:
 def test_a_wall_clock_that_was_set_back_does_not_make_a_restored_job_wait() -> None:
     small = Small()
     small.join()
-    retried = job("retried", retry=RetryPolicy(max_retries=1, backoff=2.0, max_delay=30.0))
+    retried = job("retried", retry=RetryRule(max_retries=1, backoff=2.0, max_delay=30.0))
     small.submit(retried, structs.replace(job("delayed"), delay=5.0))
     fence = small.work.poll("w#1", 1).leases[0].fence
     small.work.report("w#1", [Report(fence, Ending.RAISED)])

@@ -54,6 +54,7 @@ class Worker:
         self._life = 0  # a death makes every pending event of this life meaningless
         self.held: dict[Fence, Attempt] = {}  # in order of arrival; the begun ones run
         self._reports: dict[Fence, Report] = {}  # unanswered
+        self._stopping: dict[Fence, None] = {}  # stopped, and that is not durable yet
         self._is_polling = False
         self._is_woken = False  # since the last poll went out
         self._is_reporting = False
@@ -75,6 +76,7 @@ class Worker:
         self._world.note("worker dies", self.id)
         self._drop_all()
         self._reports.clear()
+        self._stopping.clear()
         self.state = "down"
         self._life += 1
         self._frozen_until = 0.0
@@ -151,7 +153,7 @@ class Worker:
             return
         hello, waker, sent = self._hello(), self._waker(), self._world.now
         # What is reported and not known to be durable may still be this worker's there.
-        held = tuple(dict.fromkeys((*self.held, *self._reports)))
+        held = tuple(dict.fromkeys((*self.held, *self._reports, *self._stopping)))
 
         def rejoined(dropped: tuple[Fence, ...] | ClusterError) -> None:
             if life != self._life or session != self._session or self.state != "returning":
@@ -163,6 +165,8 @@ class Worker:
             self.valid_until = max(self.valid_until, sent + TIMEOUT_SECONDS)
             for fence in dropped:
                 self._stop(Stop(fence, Ending.ADMISSION))
+            for fence in self._stopping:
+                self._confirm(fence)
             self._begin_next()
             self.poll()
 
@@ -224,6 +228,7 @@ class Worker:
 
     def _restart(self) -> None:
         self._life += 1
+        self._stopping.clear()
         self.state = "down"
         self._later(self._world.dice.uniform(0.05, 1.0), self.boot)
 
@@ -303,7 +308,20 @@ class Worker:
                 # The order came before what it is for was durable: a next master may know nothing of it, and would
                 # take a lease that is handed back for one that was never begun.
                 self._tell(attempts.killed(attempt.lease))
-        self._repeat(lambda host, worker: host.work.stopped(worker, [stop.fence]))
+        self._confirm(stop.fence)
+
+    def _confirm(self, fence: Fence) -> None:
+        """Say that an attempt is gone, and remember until the master can't forget it."""
+        self._stopping[fence] = None
+
+        def forget() -> None:
+            self._stopping.pop(fence, None)
+
+        def confirm(host: Host, worker: str) -> None:
+            host.work.stopped(worker, [fence])
+            host.when_durable(lambda: self._later(0.01, forget))
+
+        self._repeat(confirm)
 
     def _give_back(self, fences: list[Fence]) -> None:
         for fence in fences:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from msgspec.structs import fields, replace
 
 from cluster.core.effects import Admitted, Answered, GivenBack, Purged, QueuePaused, Record, StoredJob, Undone
-from cluster.core.records import DEFAULT_OPTIONS, JobSpec, Options, RetryPolicy
+from cluster.core.records import DEFAULT_OPTIONS, JobSpec, Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import StoreError
 from cluster.store.memory import MemoryStore
@@ -26,7 +26,7 @@ Reopen: TypeAlias = Callable[[Store], Store]
 FULL_SPEC = JobSpec(
     "full", DIGEST, b"args",
     Options(
-        name="fit", queue="gpu", priority=-3, retry=RetryPolicy(max_retries=2, retry_on=("builtins.OSError",)),
+        name="fit", queue="gpu", priority=-3, retry=RetryRule(max_retries=2, retry_on=("builtins.OSError",)),
         crash_limit=0, timeout=1.5, resources=(("gpu", 2),), labels=(("zone", "lab"),), tags=("a", "b"), result_ttl=9.0,
     ),
     after=("job1", "job2"), inputs=("job2",), delay=2.5, at=1e9, expires=7.5, key="once", items=3, batch="m", first=6,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec import structs
 
-from cluster.core.records import Digest, Ending, FunctionBlob, Lease
+from cluster.core.records import Digest, Ending, FunctionBlob, Lease, Report
 from cluster.errors import Refused
 from cluster.worker import dealing
 from cluster.worker.blobs import PICKLER, PYTHON, Blobs
@@ -15,7 +15,6 @@ from cluster.worker.channel import (
     MAX_DATAGRAM_BYTES,
     MAX_INLINE_BYTES,
     Finished,
-    Report,
     Task,
     decode_task,
     encode,
@@ -46,11 +45,12 @@ class FunctionsDesk(RecordingDesk):
 
 @pytest.fixture(params=[Single, Vectored])
 def slots(request: pytest.FixtureRequest) -> Iterator[Slots]:
-    """Two slots whose children are played by the test; the jobs of `FUNCTION` are known to be short."""
+    """Two slots whose children are played by the test; most jobs are known to be short."""
     config = WorkerConfig(name="w", slots=2)
     made = Slots(config, NurseryLink(config, "w", "host"), Blobs(FunctionsDesk()), Outbox())
     made.courier = request.param(MAX_DATAGRAM_BYTES)
-    made.durations.note(lease(0), MIN_JOB_SECONDS)
+    for function in (FUNCTION, b"second", b"forgotten", b"unreadable"):
+        made.durations.note(lease(0, function=function), MIN_JOB_SECONDS)
     for slot in made.all:
         slot.open()
         slot.phase = Phase.READY
@@ -171,7 +171,6 @@ def test_a_function_whose_datagram_was_not_taken_is_sent_again(slots: Slots, slo
     make_small(slot)
     deal(slots, [lease(1, b"x" * 10_000)])
     rest = [lease(2, b"x" * 14_000), lease(3, b"x" * 14_000, b"second"), lease(4, b"x" * 14_000, b"second")]
-    slots.durations.note(rest[1], MIN_JOB_SECONDS)
 
     deal(slots, rest)
     assert 3 not in slot.outstanding

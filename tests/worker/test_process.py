@@ -89,6 +89,20 @@ def test_a_drained_worker_lets_what_runs_end_and_takes_nothing_more(tmp_path: Pa
         assert waiting.result(20) == 0
 
 
+def test_threads_run_many_jobs_at_once_in_one_process(tmp_path: Path) -> None:
+    with a_lab(tmp_path) as lab, lab.connect() as client:
+        lab.start_worker(slots=16, threads=16)
+        jobs = [client.submit(hold_until, (str(tmp_path),)) for _ in range(16)]
+
+        wait_until(lambda: client.stats().states.get("assigned") == 16)
+        wait_until(lambda: (tmp_path / "begun").exists())
+        (tmp_path / "go").touch()
+
+        assert len({job.result(20) for job in jobs}) == 1
+        (info,) = client.workers()
+        assert (info.slots, info.state) == (16, "ready")
+
+
 def test_the_second_signal_kills_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
     with a_lab(tmp_path) as lab, lab.connect() as client:
         worker = lab.start_worker(slots=1)
