@@ -144,7 +144,8 @@ def _blob(body: bytes, name: str, *, reusable: bool) -> FunctionBlob:
     content = hashlib.blake2b(body, digest_size=16)
     # Versions hold no NUL and end the content, so that no two (body, versions) run into one another.
     content.update(f"\0{PYTHON}\0{PICKLER}".encode())
-    return FunctionBlob(content.digest(), body, PYTHON, PICKLER, name, reusable)
+    shown = name.encode(errors="backslashreplace").decode()  # records are UTF-8; a name needn't be
+    return FunctionBlob(content.digest(), body, PYTHON, PICKLER, shown, reusable)
 
 
 def _reference(module: str, name: str) -> bytes:

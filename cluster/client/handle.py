@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from cluster.client import default, forks, functions, payload
+from cluster.client import default, forks, functions, option_values, payload
 from cluster.client.batch import Batch, MapCall, check_errors
 from cluster.client.feeder import start_map
 from cluster.client.job import Job
@@ -244,7 +244,7 @@ class Cluster:
 
     def queue(self, name: str = "default") -> Queue:
         """A queue, to pause and resume it."""
-        return Queue(self._session, name)
+        return Queue(self._session, option_values.text("queue", name))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -129,9 +129,19 @@ def text(name: str, value: object) -> str:
     """A text that is not empty."""
     if not isinstance(value, str):
         raise _wrong_type(name, value, "a text")
-    if not value or len(value) > MAX_TEXT_LENGTH or "\0" in value:
-        raise _wrong_value(name, value, f"a text of 1 to {MAX_TEXT_LENGTH} characters")
+    if not _is_storable(value):
+        raise _wrong_value(name, value, f"a text of 1 to {MAX_TEXT_LENGTH} characters, none of them NUL or a surrogate")
     return str(value)
+
+
+def _is_storable(value: str) -> bool:
+    if not value or len(value) > MAX_TEXT_LENGTH or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a pair, as `os.fsdecode` makes of bytes that are no text
+        return False
+    return True
 
 
 def optional_text(name: str, value: object) -> str:
@@ -192,7 +202,7 @@ def _job_id(value: object) -> JobId | None:
         return value.id
     if isinstance(value, Future):  # the kit's Job; another library's future has no id
         value = getattr(value, "id", None)
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH else None
+    return value if isinstance(value, str) and _is_storable(value) else None
 
 
 # --- retries ------------------------------------------------------------------------------------------------------

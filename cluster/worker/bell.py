@@ -6,7 +6,10 @@ import os
 
 
 class Bell:
-    """An eventfd that a selector can watch. It closes with its last reference, never under a thread that rings it."""
+    """An eventfd for a selector: rings until it is answered, or, watched for edges, once for each ring.
+
+    It closes with its last reference, never under a thread that rings it.
+    """
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

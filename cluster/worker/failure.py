@@ -44,12 +44,19 @@ def describe(error: BaseException, ending: Ending, what: str, item: int = NO_ITE
     max_traceback = MAX_TRACEBACK_CHARACTERS if item == NO_ITEM else MAX_ITEM_TRACEBACK_CHARACTERS
     return Certificate(
         ending=ending,
-        reason=reason[:MAX_REASON_CHARACTERS],
-        error_types=tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__ if t is not object),
-        message=message[:MAX_MESSAGE_CHARACTERS],
-        traceback=_traceback_of(error)[-max_traceback:],
+        reason=_storable(reason[:MAX_REASON_CHARACTERS]),
+        error_types=tuple(
+            _storable(f"{t.__module__}.{t.__qualname__}") for t in type(error).__mro__ if t is not object
+        ),
+        message=_storable(message[:MAX_MESSAGE_CHARACTERS]),
+        traceback=_storable(_traceback_of(error)[-max_traceback:]),
         item=item,
     )
+
+
+def _storable(text: str) -> str:
+    """Records are UTF-8; a text of the user's may hold half of a surrogate pair (a file name of bytes, say)."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def pickle_exception(error: BaseException) -> bytes:

@@ -23,6 +23,7 @@ _IONBF = 2  # C's "unbuffered"
 # The child's own descriptors sit above those that jobs usually meet, so that a job that closes "everything up to 20"
 # closes nothing of ours.
 LOWEST_OWN_DESCRIPTOR = 200
+_OWN_DESCRIPTORS = 3
 # Above the usual score of a program, so that the kernel takes a job before it takes the master.
 OOM_SCORE = 300
 
@@ -115,9 +116,14 @@ def _reset_signals() -> None:
 
 def _keep_only(socket: int, output: int) -> Descriptors:
     import fcntl
+    import resource
+
+    # Under a low limit (`ulimit -n`) as high as it goes.
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_own = LOWEST_OWN_DESCRIPTOR if limit < 0 else min(LOWEST_OWN_DESCRIPTOR, limit - _OWN_DESCRIPTORS)
 
     def lift(descriptor: int) -> int:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, LOWEST_OWN_DESCRIPTOR)
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest_own)
 
     kept = Descriptors(lift(socket), lift(output), lift(os.open(".", os.O_PATH | os.O_DIRECTORY)))
     lowest = 3

@@ -63,7 +63,7 @@ class JobContext:
             return
         self._last = now
         self._is_done = is_last
-        self._say(float(done), float(total), str(note)[:MAX_NOTE_CHARACTERS])
+        self._say(float(done), float(total), str(note)[:MAX_NOTE_CHARACTERS].encode(errors="backslashreplace").decode())
 
     @property
     def log(self) -> logging.Logger:

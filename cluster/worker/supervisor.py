@@ -57,6 +57,8 @@ MAX_PAUSE_SECONDS = 2.0
 # A nursery that lived shorter than this is started again more slowly each time.
 HEALTHY_NURSERY_SECONDS = 10.0
 MAX_NURSERY_BACKOFF_SECONDS = 5.0
+# Of one turn; those left over come first in the next.
+MAX_EVENTS = 256
 # Longer than anything that happens during a stop: the nursery's farewell, and the last words to the desk.
 MAX_STOP_SECONDS = 30.0
 
@@ -180,7 +182,8 @@ class Supervisor:
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
         self._slots.courier = make_courier(MAX_DATAGRAM_BYTES)
-        self._slots.epoll.register(self._bell, select.EPOLLIN)
+        # Edge-triggered: each ring is told once, so that no turn needs to read it.
+        self._slots.epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)
         self._heartbeat_at = time.monotonic() + min(FIRST_HEARTBEAT_SECONDS, self._interval_seconds)
         while not self._is_stopping:
             try:
@@ -212,15 +215,14 @@ class Supervisor:
 
     def _turn(self) -> None:
         slots = self._slots
-        events = slots.epoll.poll(self._patience())
+        bell = self._bell.fileno()
+        events = slots.epoll.poll(self._patience(), MAX_EVENTS)
         now = time.monotonic()
         for descriptor, _ in events:
             slot = slots.by_descriptor.get(descriptor)
             if slot is not None:
                 slots.receive(slot, now)
-            elif descriptor == self._bell.fileno():
-                self._bell.answer()
-            else:
+            elif descriptor != bell:
                 self._hear_nursery(now)
         if self._held_up:
             self._held_up = stopping.obey(slots, self._held_up, now)

@@ -121,7 +121,9 @@ class Vectored:
     """Many datagrams per system call."""
 
     def __init__(self, max_bytes: int) -> None:
-        import ctypes  # two milliseconds that `import cluster` needn't spend
+        # Two milliseconds that `import cluster` needn't spend.
+        import ctypes
+        import mmap
 
         library = ctypes.PyDLL(None, use_errno=True)
         self._sendmmsg: Callable[..., int] = library.sendmmsg
@@ -130,17 +132,19 @@ class Vectored:
         library.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
         self._errno: Callable[[], int] = ctypes.get_errno
 
-        def locate(buffer: bytearray) -> int:
+        def locate(buffer: bytearray | mmap.mmap) -> int:
             return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
-        self._locate: Callable[[bytearray], int] = locate
+        self._locate = locate
         lane_bytes = -(-max_bytes // _LANE_STEP) * _LANE_STEP + _LANE_SHIFT
-        buffer, control = bytearray(MAX_DATAGRAMS * lane_bytes), bytearray(MAX_DATAGRAMS * _CONTROL_BYTES)
+        # Mapped and not allocated, for most of its pages are never touched. Private: a fork must not write into it.
+        buffer = mmap.mmap(-1, MAX_DATAGRAMS * lane_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        control = bytearray(MAX_DATAGRAMS * _CONTROL_BYTES)
         self._out = _Headers(locate, 0)
         self._in = _Headers(locate, locate(control))
         self._in.vectors[0::2] = array.array("Q", [locate(buffer) + lane_bytes * lane for lane in range(MAX_DATAGRAMS)])
         self._in.vectors[1::2] = array.array("Q", [max_bytes] * MAX_DATAGRAMS)
-        # Slices are views: while they live, neither buffer can move away from its address.
+        # While they are viewed, neither can move away from its address.
         self._control = memoryview(control)
         view = memoryview(buffer)
         self._lanes = [view[start : start + max_bytes] for start in range(0, len(buffer), lane_bytes)]

@@ -200,12 +200,6 @@ MUTATIONS = (
         "], effects)",
     ),
     Mutation(
-        "an attempt stopped by an order that nobody remembers is waited for",
-        "core/leases.py",
-        "            board.release(lease)\n            continue\n        # The",
-        "            board.release(lease)\n        continue\n        # The",
-    ),
-    Mutation(
         "a wall clock that was set back makes restored jobs wait",
         "core/restore.py",
         "min(record.due - now.wall, _longest_delay(record))",

@@ -45,3 +45,13 @@ def test_a_batch_is_bounded_and_the_last_one_confirms_stops(monkeypatch: pytest.
         batches.append(([one.fence for one in said.reports], said.stopped))
 
     assert batches == [([1], ()), ([2], ()), ([3], (1,))]
+
+
+def test_of_too_much_progress_the_newest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untold, "MAX_PROGRESS", 3)
+    monkeypatch.setattr(untold, "MAX_BATCH_BYTES", 10)
+    many = Untold(progress=[Progress(fence, 0.0, 0.0) for fence in range(5)])
+    wordy = Untold(progress=[Progress(fence, 0.0, 0.0, output=b"12345678") for fence in range(5)])
+
+    assert [said.fence for said in many.batch("w", 0, 1).progress] == [2, 3, 4]
+    assert [said.fence for said in wordy.batch("w", 0, 1).progress] == [4]

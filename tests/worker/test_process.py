@@ -95,7 +95,7 @@ def test_threads_run_many_jobs_at_once_in_one_process(tmp_path: Path) -> None:
         jobs = [client.submit(hold_until, (str(tmp_path),)) for _ in range(16)]
 
         wait_until(lambda: client.stats().states.get("assigned") == 16)
-        wait_until(lambda: (tmp_path / "begun").exists())
+        wait_until((tmp_path / "begun").exists)
         (tmp_path / "go").touch()
 
         assert len({job.result(20) for job in jobs}) == 1
