@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import weakref
 from collections.abc import Mapping
 
 from cluster.client.handle import Cluster
@@ -30,7 +29,8 @@ from cluster.worker.supervisor import Supervisor
 
 WORKER_NAME = "local"
 
-_open_handles: weakref.WeakSet[Cluster] = weakref.WeakSet()
+# Strongly: a handle that the program let go of without closing it still has its processes, and its jobs their futures.
+_open_handles: set[Cluster] = set()
 
 
 def local(
@@ -72,7 +72,9 @@ def local(
         supervisor.start()
         desk = ShieldedDesk(JobsDesk(master))
         parts.callback(desk.stop)
-        handle = Cluster(desk, owns_workers=True, on_close=parts.pop_all().close)
+        closing = parts.pop_all()
+    handle = Cluster(desk, owns_workers=True, on_close=closing.close)
+    closing.callback(_open_handles.discard, handle)
     _open_handles.add(handle)
     return handle
 

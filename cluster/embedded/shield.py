@@ -4,8 +4,9 @@ Python raises `KeyboardInterrupt` between any two bytecodes of the main thread. 
 decision or a commit, the board or the log would be left half changed. Embedded, the desk is an object in the user's
 process, so every call that the main thread makes of it is carried out by a thread of ours while the main thread waits;
 an interrupt then hits the waiting and nothing else. (It waits in a `SimpleQueue`, which is made in C: interrupted in a
-`Future` or a `Condition` it could leave their lock taken, and the thread that answers would wait for that for ever.) Other threads are never interrupted and call the desk directly.
-(Connected to a master process, a call is a message, and needs none of this.)
+`Future` or a `Condition` it could leave their lock taken, and the thread that answers would wait for that for ever.)
+Other threads are never interrupted and call the desk directly. (Connected to a master process, a call is a message, and
+needs none of this.)
 """
 
 from __future__ import annotations

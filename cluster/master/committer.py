@@ -61,7 +61,10 @@ LOG = logging.getLogger("cluster.master")
 MAX_GROUP_EFFECTS = 4096
 RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 5.0
+# A store in memory grows by each ended job until it is pruned; one on a disk can wait for the timekeeper.
 PRUNE_AFTER_ENDED = 10_000
+# After so long without a commit the store may do what it has put off.
+IDLE_SECONDS = 0.05
 
 # Sets of types and not isinstance: asked for every effect.
 _EARLY = frozenset({TellStop, TellRefused, Wake})
@@ -110,6 +113,7 @@ class Committer:
         # thread that commits: a purge holds it while it waits for its own commit.
         self.pruning = threading.Lock()
         self._is_wanted = threading.Event()
+        self._is_tidy = True  # the store has put nothing off, as far as this thread knows
         self._is_stopping = threading.Event()
         self._failures = 0
         self._ended_since_prune = 0
@@ -185,14 +189,25 @@ class Committer:
             if self._failures:
                 delay = min(RETRY_SECONDS * 2.0 ** (self._failures - 1), MAX_RETRY_SECONDS)
                 self._is_stopping.wait(delay)
-            else:
-                self._is_wanted.wait()
+            elif not self._is_wanted.wait(None if self._is_tidy else IDLE_SECONDS):
+                self._tidy()
+                continue
+            self._is_tidy = False
             self._is_wanted.clear()
             try:
                 self.drive()
             except Exception:
                 # A defect must not leave a master that looks alive and acknowledges nothing.
                 LOG.exception("committer: unexpected error; going on")
+
+    def _tidy(self) -> None:
+        """Let the store work off what it has put off, piece by piece, until there is a commit again."""
+        try:
+            while not self._is_tidy and not self._is_wanted.is_set():
+                self._is_tidy = not self._store.tidy()
+        except StoreError as error:
+            LOG.warning("store %s: tidying failed and is tried again later: %s", self._store.url, error.reason)
+            self._is_tidy = True
 
     def _commit_group(self) -> bool:
         """Write one group and tell of it; False if the store failed (the group is back at the head of the log)."""
@@ -241,7 +256,8 @@ class Committer:
         self._prune(len(ended))
 
     def _prune(self, ended: int) -> None:
-        self._ended_since_prune += ended
+        if self._store.is_instant:
+            self._ended_since_prune += ended
         if self._ended_since_prune < PRUNE_AFTER_ENDED and not self._is_prune_due:
             return
         if not self.pruning.acquire(blocking=False):

@@ -53,6 +53,12 @@ class Store(Protocol):
     def commit(self, records: Sequence[Record]) -> None:
         """Write all records, in order, or none."""
 
+    def tidy(self) -> bool:
+        """Do a bounded piece of what a commit has put off; True if there is more. For the committing thread's idle time.
+
+        Raises `StoreError`, and then nothing is lost: what is put off is durable.
+        """
+
     def find(self, job: JobId) -> StoredJob | None:
         """A job with the outcome of its current run. Raises `StoreTampered`."""
 

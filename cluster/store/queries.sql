@@ -67,6 +67,10 @@ SELECT id, keep_until, answer, mac FROM requests WHERE id = :id;
 -- A row, if some answers may go; there are few at any time.
 SELECT 1 FROM requests WHERE keep_until < :wall LIMIT 1;
 
+-- name: journal
+-- What an earlier opening committed and did not file.
+SELECT entry, body, mac FROM journal ORDER BY entry;
+
 -- name: meta
 -- What an opening must know.
 SELECT name, body, mac FROM meta;

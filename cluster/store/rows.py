@@ -176,6 +176,12 @@ class Reader:
         self._check(mac, f"the answer to request {request!r}", ("requests", request, keep_until, answer))
         return bytes(answer)
 
+    def journaled(self, row: Sequence[Any]) -> tuple[int, bytes]:
+        """A row of `journal`: its number, and the group."""
+        entry, body, mac = row
+        self._check(mac, f"entry {entry} of the journal", ("journal", entry, body))
+        return int(entry), bytes(body)
+
     def meta(self, row: Sequence[Any]) -> tuple[str, bytes]:
         """A row of `meta`."""
         name, body, mac = row

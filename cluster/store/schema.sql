@@ -12,6 +12,13 @@ CREATE TABLE meta (
     mac BLOB NOT NULL
 );
 
+-- Commit groups that are not filed in the tables below yet; each a msgpack body of its records (journal.py).
+CREATE TABLE journal (
+    entry INTEGER PRIMARY KEY,
+    body BLOB NOT NULL,
+    mac BLOB NOT NULL
+);
+
 -- Pickled tasks, once per content.
 CREATE TABLE functions (
     digest BLOB PRIMARY KEY,

@@ -70,21 +70,26 @@ class Scribe:
         for record in records:
             writers[type(record)](record, rows)
         rows += [self._lease_row(batch) for batch in self._book.to_write()]
-        if self._marks() != self._stored_marks:
+        if self.marks() != self._stored_marks:
             rows.append(self.marks_row())
         return rows
 
-    def marks_row(self) -> Row:
+    def marks(self) -> Marks:
         """The highest numbers given out so far."""
-        return meta_row(self._seal, "marks", _encode(self._marks()))
+        return Marks(self._next_seq, self._max_fence)
+
+    def marks_row(self) -> Row:
+        """The row that says so."""
+        return meta_row(self._seal, "marks", _encode(self.marks()))
+
+    def journal_row(self, entry: int, body: bytes) -> tuple[int, bytes, bytes]:
+        """A row of the journal itself, which takes its groups as they are."""
+        return (entry, body, self._seal.over("journal", entry, body))
 
     def written(self) -> None:
         """The rows made last are durable."""
         self._book.written()
-        self._stored_marks = self._marks()
-
-    def _marks(self) -> Marks:
-        return Marks(self._next_seq, self._max_fence)
+        self._stored_marks = self.marks()
 
     def _admitted(self, record: Admitted, rows: list[Row]) -> None:
         seq, spec = record.seq, record.spec
@@ -193,6 +198,11 @@ def job_row(kind: str, seq: int) -> Row:
 def answers_over_row(wall: float) -> Row:
     """A row that deletes answers nobody asks for any more."""
     return ("requests over", None, None, None, None, None, float(wall), None, None, None, None, None)
+
+
+def journal_over_row(last: int) -> Row:
+    """A row that deletes the journal up to an entry."""
+    return ("journal over", None, None, None, None, last, None, None, None, None, None, None)
 
 
 def function_over_row(digest: Digest) -> Row:

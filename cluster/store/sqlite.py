@@ -2,16 +2,20 @@
 
                       commit, prune                          find, outcome, page, live_jobs, ...
     committer thread ──────────────► writer ─► runs.db-wal ◄── reader ◄────────────────────────── any thread
-                       one INSERT      │            │          (mode=ro, own lock, snapshots)
-                       a group         └─ checkpoint┴─► runs.db
+                     one row a group   │            │          (mode=ro, own lock, snapshots)
+                     into the journal  └─ checkpoint┴─► runs.db
+                           │ filed later, many at once
+                           └──► jobs, outcomes, ...
 
-Who is authoritative: the file. In memory there are only counters and the book of outstanding leases (`leases.py`), both
-made again from the file at each opening, and changed by the committing thread alone, under `_writing`.
+Who is authoritative: the file. In memory there are only counters, the book of outstanding leases (`leases.py`) and the
+journal's records that are still to be filed (`_unfiled`), all made again from the file at each opening, and changed
+under `_writing` alone. Whoever reads files them first, so the tables tell all that was committed.
 
 Durability: WAL with `synchronous=FULL`: a commit that returned has been fsynced. `mmap_size=0`, one writer, and a reader
 that can neither write nor checkpoint, keep clear of the WAL-reset fault of SQLite before 3.51.3, which needs two
-connections that do. A group is one INSERT into the view of `inbox.sql`, atomic by itself; one of more rows than a
-statement takes is several between BEGIN IMMEDIATE and COMMIT.
+connections that do. A commit is one row of the journal (`journal.py`). Filing is one INSERT into the view of `inbox.sql`,
+atomic by itself, which also deletes the journal's rows; one of more rows than a statement takes is several between
+BEGIN IMMEDIATE and COMMIT.
 
 When a party dies:
 - this process, at any instant: the WAL holds a prefix of the commits; the next opening goes on from there.
@@ -27,16 +31,19 @@ import contextlib
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from msgspec import MsgspecError
+
 from cluster.core.effects import Admitted, FunctionAdded, Record, StoredJob
 from cluster.core.records import Certificate, Digest, FunctionBlob, JobId, Outcome
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
-from cluster.store import rows, scribe, sql
+from cluster.store import journal, rows, scribe, sql
 from cluster.store.connection import is_disk_full, open_reader, open_writer, reason
 from cluster.store.files import StoreFiles
 from cluster.store.leases import LeaseBook
@@ -51,6 +58,14 @@ from cluster.store.seal import Seal, is_payload_of
 MAX_ROWS_PER_STATEMENT = 2048
 # A prepared statement keeps the values it was last given until it is used again. Beyond this they are taken from it.
 MAX_KEPT_BYTES = 1 << 20
+# A group of more bytes is filed at once: written twice, it would cost more than it saves.
+MAX_JOURNALED_BYTES = 1 << 20
+# So much may wait to be filed; beyond it each commit files as much as it adds. A crash costs the next opening the filing.
+MAX_UNFILED_RECORDS = 100_000
+MAX_UNFILED_BYTES = 64 << 20
+# Between two such pieces the committer gets its turn: some 20 ms.
+FILED_PER_PIECE = 2000
+EPOCH_BITS = 32
 # One read of `live_jobs` ends at whichever comes first.
 LIVE_JOBS_PER_READ = 5000
 MAX_BYTES_PER_READ = 16 << 20
@@ -91,6 +106,11 @@ class SqliteStore:
         self._book = LeaseBook()
         self._records: rows.Reader
         self._scribe: scribe.Scribe
+        # What the journal has and the tables have not: its number, records and bytes, the oldest first.
+        self._unfiled: deque[tuple[int, Sequence[Record], int]] = deque()
+        self._unfiled_records = 0
+        self._unfiled_bytes = 0
+        self._next_entry = 0
         # Functions written but not yet referred to by a stored job; a sweep must not take them. By the committer.
         self._fresh: set[Digest] = set()
         self._prune_after = 0
@@ -115,9 +135,11 @@ class SqliteStore:
             raise
 
     def close(self) -> None:
-        """See `Store.close`. The last commit has long been on the disk; this only tidies the log away."""
+        """See `Store.close`. The last commit has long been on the disk; this only tidies up."""
         if self._pid and self._pid != os.getpid():
             self._forget_after_fork()
+        with contextlib.suppress(StoreError):  # then the next opening does it
+            self._file_all()
         with self._reading:
             reader, self._reader = self._reader, None
             if reader is not None:
@@ -134,6 +156,7 @@ class SqliteStore:
         inherited = [each for each in (self._reader, self._writer) if each is not None]
         _connections_of_parents.extend(inherited)
         self._reader = self._writer = None
+        self._unfiled.clear()
         self._reading, self._writing = threading.Lock(), threading.Lock()  # a parent's thread may have held them
 
     def _connect(self) -> None:
@@ -153,16 +176,25 @@ class SqliteStore:
             raise StoreTampered(self.url, f"{error} was altered; fences could repeat: restore it") from error
         if meta.keys() != {"epoch", "marks"} and (meta or self._read("spread") != [(0,)]):
             raise StoreTampered(self.url, "its epoch or its marks are missing; fences could repeat: restore it")
-        marks = rows.marks_from(meta.get("marks"))
         epoch = int.from_bytes(meta.get("epoch", b""), "big") + 1
         self._book = LeaseBook()
         self._read_leases()
+        self._scribe = scribe.Scribe(seal, self._book, rows.marks_from(meta.get("marks")))
+        self._unfiled.clear()
+        self._next_entry = (epoch << EPOCH_BITS) + 1  # never one that an earlier opening gave out
+        self._file_journal()
         paused = tuple(self._sound(self._records.paused, self._read("queues")))
-        self._scribe = scribe.Scribe(seal, self._book, marks)
         raised = scribe.meta_row(seal, "epoch", epoch.to_bytes(8, "big"))
         self._write([raised, self._scribe.marks_row(), *self._scribe.rows(())])
         self._scribe.written()
+        marks = self._scribe.marks()
         return Opening(epoch, marks.next_seq, marks.max_fence, paused, tuple(self.tampered))
+
+    def _file_journal(self) -> None:
+        """File what an earlier opening committed and did not come to file."""
+        for entry, body in self._sound(self._records.journaled, self._read("journal")):
+            self._write([*self._scribe.rows(journal.decode(body)), scribe.journal_over_row(entry)])
+            self._scribe.written()
 
     def _read_leases(self) -> None:
         for batch in self._sound(self._records.batch, self._read("leases")):
@@ -179,11 +211,73 @@ class SqliteStore:
         if not records:
             return
         with self._writing:
-            self._require_open(self._writer)
+            writer = self._require_open(self._writer)
             with self._told():
-                self._write(self._scribe.rows(records))
+                entry, body = self._next_entry, journal.encode(records)
+                if len(body) > MAX_JOURNALED_BYTES:
+                    self._file_pieces(to_the_end=True)
+                    self._write(self._scribe.rows(records))
+                    self._scribe.written()
+                    self._follow_functions(records)
+                    return
+                self._execute(
+                    writer, "INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", self._scribe.journal_row(entry, body)
+                )
+                self._next_entry += 1
+            self._unfiled.append((entry, records, len(body)))
+            self._unfiled_records += len(records)
+            self._unfiled_bytes += len(body)
+            with contextlib.suppress(StoreError), self._told():  # what is in the journal is durable all the same
+                while self._unfiled_records > MAX_UNFILED_RECORDS or self._unfiled_bytes > MAX_UNFILED_BYTES:
+                    self._file_pieces(to_the_end=False)
+
+    def tidy(self) -> bool:
+        """See `Store.tidy`: file a piece of the journal."""
+        if self._unfiled:
+            with self._told(), self._writing:
+                self._file_pieces(to_the_end=False)
+        return bool(self._unfiled)
+
+    def _file_all(self) -> None:
+        """Have the tables say all that was committed. Whoever reads them calls this first."""
+        if self._unfiled:
+            with self._told(), self._writing:
+                self._file_pieces(to_the_end=True)
+
+    def _file_pieces(self, *, to_the_end: bool) -> None:
+        """File the oldest entries of the journal, a bounded piece or all of them. The caller holds `_writing`."""
+        while self._unfiled:
+            piece: list[Record] = []
+            count = 0
+            while count < len(self._unfiled) and len(piece) < FILED_PER_PIECE:
+                piece += self._unfiled[count][1]
+                count += 1
+            last = self._unfiled[count - 1][0]
+            self._write([*self._scribe.rows(piece), scribe.journal_over_row(last)])
             self._scribe.written()
-            self._follow_functions(records)
+            self._follow_functions(piece)
+            for _ in range(count):
+                _, records, size = self._unfiled.popleft()
+                self._unfiled_records -= len(records)
+                self._unfiled_bytes -= size
+            if not to_the_end:
+                return
+
+    def _execute(self, writer: sqlite3.Connection, statement: str, values: Sequence[Any]) -> None:
+        """One statement that is a transaction of its own."""
+        try:
+            writer.execute(statement, values)
+        except BaseException as error:
+            self._make_room_after(writer, error)
+            raise
+
+    def _make_room_after(self, writer: sqlite3.Connection, error: BaseException) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if writer.in_transaction:  # some faults roll back by themselves
+                writer.execute("ROLLBACK")
+            if is_disk_full(error):
+                # What is written back into the database is room for the log's next turn.
+                writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _write(self, group: list[Row]) -> None:
         """All rows in one transaction."""
@@ -197,12 +291,7 @@ class SqliteStore:
             if len(parts) > 1:
                 writer.execute("COMMIT")
         except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
-                if writer.in_transaction:  # some faults roll back by themselves
-                    writer.execute("ROLLBACK")
-                if is_disk_full(error):
-                    # What is written back into the database is room for the log's next turn.
-                    writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._make_room_after(writer, error)
             raise
 
     def _insert(self, writer: sqlite3.Connection, group: list[Row]) -> None:
@@ -231,6 +320,7 @@ class SqliteStore:
 
         A job that is requeued between the question and the deletion stays. Leases are dropped by `commit` as they end.
         """
+        self._file_all()
         with self._told():
             if self._read("are_answers_over", wall=wall):
                 with self._writing:
@@ -242,6 +332,7 @@ class SqliteStore:
             over = [seq for seq, job in found if not is_needed(job)]
             for at in range(0, len(over), PRUNED_PER_TRANSACTION):
                 with self._writing:
+                    self._file_pieces(to_the_end=True)  # some may have been requeued since
                     self._write([scribe.job_row("forget", seq) for seq in over[at : at + PRUNED_PER_TRANSACTION]])
             self._pruned_since_sweep += len(over)
             if len(found) == limit:
@@ -261,6 +352,7 @@ class SqliteStore:
         # what no stored job refers to can go, unless it is such an earlier one. Looked up under the writing lock, so
         # that no commit comes in between.
         with self._writing:
+            self._file_pieces(to_the_end=True)
             unused = [digest for (digest,) in self._read("unused_functions") if digest not in self._fresh]
             self._write([scribe.function_over_row(digest) for digest in unused])
             self._pruned_since_sweep = 0
@@ -269,6 +361,7 @@ class SqliteStore:
 
     def live_jobs(self) -> Iterator[StoredJob]:
         """See `Store.live_jobs`. For the time before the first commit: it reads in several snapshots."""
+        self._file_all()
         after: int | None = -1
         while after is not None:
             with self._told():
@@ -293,6 +386,7 @@ class SqliteStore:
 
     def functions(self, digests: Sequence[Digest]) -> Iterator[FunctionBlob]:
         """See `Store.functions`."""
+        self._file_all()
         for digest in digests:
             with self._told():
                 found = self._read("function", digest=digest)
@@ -313,11 +407,13 @@ class SqliteStore:
 
     def answer(self, request: str) -> bytes | None:
         """See `Store.answer`."""
+        self._file_all()
         with self._told():
             return next((self._records.answer(row) for row in self._read("answer", id=request)), None)
 
     def history(self, job: JobId) -> list[tuple[int, Certificate]]:
         """See `Store.history`."""
+        self._file_all()
         with self._told(), self._snapshot() as read:
             found: list[tuple[int, bool, Certificate]] = []
             for (seq,) in read("seq_of", id=job):
@@ -334,6 +430,7 @@ class SqliteStore:
 
     def output(self, job: JobId) -> bytes:
         """See `Store.output`."""
+        self._file_all()
         with self._told(), self._snapshot() as read:
             parts = [
                 self._records.output(seq, job, row)
@@ -344,6 +441,7 @@ class SqliteStore:
 
     def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
         """See `Store.page`. Tampered jobs are left out, and named in `tampered`."""
+        self._file_all()
         with self._told():
             found = self._read("page", after=after, limit=limit, state=None if state is None else int(state))
         return list(self._sound(self._listed_story, found))
@@ -353,6 +451,7 @@ class SqliteStore:
         return self._files.size()
 
     def _one(self, query: str, **values: str) -> StoredJob | None:
+        self._file_all()
         with self._told():
             return next((self._whole_story(row) for row in self._read(query, **values)), None)
 
@@ -420,6 +519,8 @@ class SqliteStore:
             yield
         except BadSealError as error:
             raise StoreTampered(self.url, f"{error} is not what this cluster wrote; it was not used") from error
+        except MsgspecError as error:
+            raise StoreError(self.url, f"its journal can't be read by this version ({error}); use the newer one") from error
         except (sqlite3.Error, OverflowError) as error:
             said = reason(error, self._files.database, self._busy_timeout_seconds)
             raise StoreError(self.url, said) from error

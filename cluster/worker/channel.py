@@ -10,6 +10,9 @@ whoever received its datagram. A child that dies in the middle of anything harms
 
 Datagram: one byte that says where the body is (`INLINE` after the header, `IN_MEMFD` in an anonymous file whose
 descriptor travels along), eight bytes with the lease's fence (readable without decoding, for taking back), the body.
+
+A child sends and receives one message at a time, through its `Channel`. The supervisor does so only with large ones and
+in taking back; what comes and goes by the thousand passes through `vector`, many datagrams to a call.
 """
 
 from __future__ import annotations

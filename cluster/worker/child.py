@@ -165,10 +165,11 @@ class Child:
         try:
             for stream in self._streams:
                 stream.flush()
-            # Fails if the job closed one of them.
-            os.lseek(1, 0, os.SEEK_CUR)
-            os.lseek(2, 0, os.SEEK_CUR)
-            is_whole = sys.stdout is self._streams[0] and sys.stderr is self._streams[1]
+            is_whole = (
+                isolation.is_standard_output(self._kept.output)
+                and sys.stdout is self._streams[0]
+                and sys.stderr is self._streams[1]
+            )
         except (OSError, ValueError):
             is_whole = False
         if not is_whole:

@@ -80,6 +80,11 @@ class Deaths:
             cpu_seconds = max(0.0, news.cpu_seconds - slot.cpu_seconds)
             self._blame(slot, verdict, (news.peak_memory, cpu_seconds), now)
         is_clean = slot.jobs_done > 0 or slot.doom is not None or bool(slot.outstanding)
+        if not is_clean:
+            why = classify(news.status, is_out_of_memory=False).reason
+            log.warning(
+                "worker %s: the child of slot %d died before its first job: %s", self._slots.worker, slot.index, why
+            )
         self._vacate(slot, now, is_clean=is_clean)
 
     def on_nursery_lost(self, now: float) -> None:

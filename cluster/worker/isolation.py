@@ -19,6 +19,7 @@ from typing import NoReturn, TextIO
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _IONBF = 2  # C's "unbuffered"
+_NOWHERE = (1 << 40) + 1  # a position that no other open file has by chance
 
 # The child's own descriptors sit above those that jobs usually meet, so that a job that closes "everything up to 20"
 # closes nothing of ours.
@@ -89,6 +90,13 @@ def open_streams() -> tuple[TextIO, TextIO]:
     """New `sys.stdout` and `sys.stderr` on descriptors 1 and 2."""
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     return sys.stdout, sys.stderr
+
+
+def is_standard_output(output: int) -> bool:
+    """Whether 1 and 2 are still what they were made, neither redirected nor closed (an `OSError`)."""
+    # Duplicates of a descriptor share its position, which means nothing where all writing appends.
+    mark = os.lseek(output, _NOWHERE, os.SEEK_SET)
+    return os.lseek(1, 0, os.SEEK_CUR) == mark and os.lseek(2, 0, os.SEEK_CUR) == mark
 
 
 def restore_standard_descriptors(output: int) -> None:

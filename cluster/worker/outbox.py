@@ -25,6 +25,9 @@ class Outbox:
 
     def flush(self, desk: WorkDesk, worker: WorkerId) -> None:
         """Tell it all. Raises what the desk raises, and keeps what it did not take."""
+        if self.progress:  # before the reports: the last word of a job that has ended since is heard by nobody later
+            progress, self.progress = self.progress, []  # not worth telling twice
+            desk.progress(worker, progress)
         if self.reports:
             desk.report(worker, self.reports)
             self.reports = []
@@ -34,9 +37,6 @@ class Outbox:
         if self.given_back:
             desk.give_back(worker, self.given_back)
             self.given_back = []
-        if self.progress:
-            progress, self.progress = self.progress, []  # not worth telling twice
-            desk.progress(worker, progress)
 
     def clear(self) -> None:
         """Forget it all: the master no longer knows the leases."""

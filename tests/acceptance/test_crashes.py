@@ -150,7 +150,7 @@ def test_each_of_loky_s_sixteen_crash_points_ends_in_under_five_seconds(
 @pytest.mark.parametrize("way", ["exit", "error"])
 def test_what_can_t_be_pickled_here_is_told_in_the_line_that_submits_it(pool: cluster.Cluster, way: str) -> None:
     with pytest.raises((SystemExit, pickle.PicklingError, RuntimeError)):
-        pool.submit(tasks.ignore, (tasks.AtPickle(way),))
+        _ = pool.submit(tasks.ignore, (tasks.AtPickle(way),))
 
     assert pool.submit(abs, (-1,)).result(timeout=5) == 1
 
@@ -179,5 +179,3 @@ def test_a_chunk_whose_items_crash_loses_those_items_and_no_other(pool: cluster.
     assert [type(results[n]) for n in sorted(poison)] == [
         cluster.RemoteError, cluster.JobCrashed, cluster.JobCrashed, RuntimeError,
     ]  # fmt: skip
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -108,7 +107,7 @@ class Surroundings:
         self.places = [folder / "work", folder / "home", folder / "tmp"]
         for place in self.places:
             place.mkdir()
-        self.shared = set(os.listdir("/dev/shm"))
+        self.shared = set(Path("/dev/shm").iterdir())
 
     def program(self, how: str) -> Program:
         program = python(PROGRAM, self.folder, how)
@@ -120,7 +119,7 @@ class Surroundings:
         assert program.is_gone(), f"still there: {[process.cmdline() for process in program.left()]}"
         for place in self.places:
             assert list(place.iterdir()) == []
-        assert set(os.listdir("/dev/shm")) <= self.shared
+        assert set(Path("/dev/shm").iterdir()) <= self.shared
 
 
 @pytest.mark.parametrize("how", ENDS)

@@ -35,10 +35,11 @@ def test_higher_priority_starts_first_and_equals_keep_their_order(one: cluster.C
     gate.wait_entered()
     jobs = [one.submit(tasks.note, (str(log), f"{p}-{n}"), priority=p) for n in range(3) for p in (0, 5, -5, 9)]
     for job in jobs:
-        job.accepted(timeout=10)
+        _ = job.accepted(timeout=10)
 
     gate.release()
-    one.gather([first, *jobs])
+    one.gather(jobs)
+    assert first.done()
 
     assert lines(log) == [f"{p}-{n}" for p in (9, 5, 0, -5) for n in range(3)]
 
@@ -64,7 +65,7 @@ def test_a_job_for_a_moment_starts_then_and_one_of_the_past_at_once(one: cluster
 
 def test_a_naive_moment_is_refused(one: cluster.Cluster) -> None:
     with pytest.raises((TypeError, ValueError), match=r"naive|zone"):
-        one.submit(abs, (1,), at=datetime(2040, 1, 1))  # noqa: DTZ001 - that is the point
+        _ = one.submit(abs, (1,), at=datetime(2040, 1, 1))  # noqa: DTZ001 - that is the point
 
 
 def test_a_paused_queue_holds_its_jobs_and_no_others(one: cluster.Cluster, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_job_waits_for_those_it_comes_after_and_gets_the_results_it_is_passed(
     deep = one.submit(tasks.add, (1, first))
     nested = one.submit(sum, ([deep, 1],), after=[first])
     for job in (deep, nested):
-        job.accepted(timeout=10)
+        _ = job.accepted(timeout=10)
 
     assert deep.refresh().state is JobState.WAITING
     assert f"waits for 1 job(s) to complete: {first.id}" in deep.explain()
@@ -108,7 +109,7 @@ def test_a_result_that_is_there_already_is_passed_as_well(one: cluster.Cluster) 
 
 
 def test_a_failure_takes_down_what_depends_on_it_and_nothing_else(one: cluster.Cluster) -> None:
-    root = one.submit(tasks.fail, ("at the root",))
+    root: cluster.Job[None] = one.submit(tasks.fail, ("at the root",))
     branch = one.submit(tasks.ignore, (root,))
     leaf = one.submit(tasks.ignore, (branch,))
     beside = one.submit(abs, (-1,))
@@ -240,7 +241,7 @@ def test_an_exception_that_is_not_to_be_retried_is_not(one: cluster.Cluster) -> 
 
 
 def test_a_backoff_is_told_by_explain(one: cluster.Cluster) -> None:
-    job = one.submit(tasks.fail, retries=cluster.RetryPolicy(max_retries=1, backoff=60, jitter=0))
+    job: cluster.Job[None] = one.submit(tasks.fail, retries=cluster.RetryPolicy(max_retries=1, backoff=60, jitter=0))
 
     wait_until(lambda: job.refresh().state is JobState.RETRY_QUEUED)
 
@@ -254,7 +255,7 @@ def test_a_queued_job_says_how_many_are_before_it(one: cluster.Cluster, tmp_path
     first = one.submit(gate.pass_through)
     gate.wait_entered()
     jobs = [one.submit(abs, (-n,)) for n in range(40)]
-    jobs[-1].accepted(timeout=10)
+    _ = jobs[-1].accepted(timeout=10)
 
     wait_until(lambda: "waits for a free slot" in jobs[-1].explain())
     assert f"job {first.id} is running: it was given to local#" in first.explain() or "is assigned" in first.explain()

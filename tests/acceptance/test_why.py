@@ -19,7 +19,7 @@ from tests.acceptance.programs import wait_until
 def test_a_certificate_has_peak_memory_cpu_time_and_the_last_lines(pool: cluster.Cluster) -> None:
     before = time.time()
 
-    job = pool.submit(tasks.fill, (80,))
+    job: cluster.Job[None] = pool.submit(tasks.fill, (80,))
     error = job.exception(timeout=20)
 
     ((run, certificate),) = job.history().attempts
@@ -69,7 +69,7 @@ def test_the_task_s_own_exception_has_the_remote_traceback_as_its_cause(pool: cl
 
 
 def test_the_exception_can_be_raised_again_and_again(pool: cluster.Cluster) -> None:
-    job = pool.submit(tasks.fail)
+    job: cluster.Job[None] = pool.submit(tasks.fail)
 
     depths = []
     for _ in range(3):
@@ -95,7 +95,12 @@ def test_logs_of_each_attempt_are_kept_and_of_no_other_job(pool: cluster.Cluster
     job.result(timeout=20)
 
     assert job.logs().split("\n")[:3] == ["attempt 1", "attempt 2", "attempt 3"]
-    assert [(job.result(timeout=20) and "") or job.logs() for job in noise] == [f"noise {n}\n" for n in range(20)]
+    assert [logs_of(job) for job in noise] == [f"noise {n}\n" for n in range(20)]
+
+
+def logs_of(job: cluster.Job[None]) -> str:
+    job.result(timeout=20)
+    return job.logs()
 
 
 def test_a_flood_of_output_keeps_its_beginning_and_end_and_no_more(pool: cluster.Cluster) -> None:
@@ -138,12 +143,12 @@ def test_fences_grow_with_each_attempt(pool: cluster.Cluster) -> None:
 
 def test_a_job_that_submits_is_told_that_it_can_t_yet(pool: cluster.Cluster) -> None:
     with pytest.raises(cluster.ClusterError, match="a job can't submit to its own cluster"):
-        pool.submit(cluster.submit, (abs, (1,))).result(timeout=20)
+        _ = pool.submit(cluster.submit, (abs, (1,))).result(timeout=20)
 
 
 def test_listings_and_counters_agree_with_the_jobs(pool: cluster.Cluster) -> None:
     good = [pool.submit(abs, (-n,), tags=("listed",), name="good one") for n in range(5)]
-    bad = pool.submit(tasks.fail, tags=("listed",))
+    bad: cluster.Job[None] = pool.submit(tasks.fail, tags=("listed",))
     for job in (*good, bad):
         job.exception(timeout=20)
 

@@ -34,7 +34,9 @@ from tests.worker.gate import Gate
         ({"store": "sqlite:///no/such/folder/x.db"}, cluster.StoreError, "no/such/folder"),
     ],
 )
-def test_what_can_t_be_opened_is_refused_in_a_sentence(given: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_what_can_t_be_opened_is_refused_in_a_sentence(
+    given: dict[str, Any], error: type[Exception], words: str
+) -> None:
     before = len(psutil.Process().children())
 
     with pytest.raises(error) as raised:
@@ -50,7 +52,7 @@ def test_two_clusters_at_once_do_not_know_each_other(tmp_path: Path) -> None:
 
         assert mine.result(timeout=20) != theirs.result(timeout=20)
         with pytest.raises(cluster.UnknownJob):
-            a.job(theirs.id)
+            _ = a.job(theirs.id)
         assert cluster.submit(os.getpid).result(timeout=20) == theirs.result()  # the innermost block's
 
     assert [worker.done() for worker in (mine, theirs)] == [True, True]
@@ -70,7 +72,7 @@ def test_an_address_in_the_environment_is_an_error_and_no_silent_fallback(monkey
     monkeypatch.setenv("CLUSTER_ADDRESS", "tcp://head:7601")
 
     with pytest.raises(cluster.MasterUnavailable, match="tcp://head:7601"):
-        cluster.submit(abs, (1,))
+        _ = cluster.submit(abs, (1,))
 
 
 def test_closing_twice_and_from_many_threads_is_harmless() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any, cast
@@ -82,6 +84,44 @@ def test_a_long_loop_of_calls_that_is_interrupted_again_and_again_leaves_the_clu
     assert int(words[1]) > ROUNDS
     assert (rest, status) == ("", 0)
     assert program.is_gone()
+
+
+READING = """
+import signal
+import cluster
+from tests.acceptance import tasks
+
+got = []
+with cluster.local(slots=2) as c:
+    batch = c.map(tasks.last, [0.01] * 200, chunksize=1)
+    interrupts = 0
+    while True:
+        try:
+            print("reading", flush=True)
+            for result in batch:
+                got.append(result)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            break
+        except KeyboardInterrupt:
+            interrupts += 1
+print("done", len(got), interrupts > 10, flush=True)
+"""
+
+
+def test_an_interrupted_iteration_over_a_map_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    program = python(READING, tmp_path)
+
+    with program.started() as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line != "reading\n":
+                break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.02)  # it waits for results nearly all the time
+            process.send_signal(signal.SIGINT)
+        words, status = line + process.stdout.read(), process.wait(timeout=20)
+
+    assert (words, status) == ("done 200 True\n", 0)
 
 
 class Recorder:

@@ -553,7 +553,8 @@ def test_what_comes_while_the_driver_is_leaving_is_written_by_it() -> None:
 # --- pruning ------------------------------------------------------------------------------------------------------
 
 
-def test_pruning_is_due_after_so_many_ended_jobs(bench: Bench) -> None:
+def test_a_store_in_memory_is_pruned_after_so_many_ended_jobs(bench: Bench) -> None:
+    bench.store.is_instant = True
     bench.append(*(ended(seq) for seq in range(PRUNE_AFTER_ENDED - 1)))
     bench.committer.drive()
     assert bench.store.pruned == []
@@ -562,6 +563,57 @@ def test_pruning_is_due_after_so_many_ended_jobs(bench: Bench) -> None:
     bench.committer.drive()
 
     assert bench.store.pruned == [WALL]
+
+
+def test_a_store_on_a_disk_waits_for_the_timekeeper_to_be_pruned(bench: Bench) -> None:
+    bench.append(*(ended(seq) for seq in range(2 * PRUNE_AFTER_ENDED)))
+
+    bench.committer.drive()
+
+    assert bench.store.pruned == []
+
+
+def test_an_idle_committer_lets_the_store_tidy_up_until_there_is_nothing_left(bench: Bench) -> None:
+    left = [True, True, False]
+    is_tidy = threading.Event()
+
+    def tidy() -> bool:
+        more = left.pop(0)
+        if not more:
+            is_tidy.set()
+        return more
+
+    bench.store.tidy = tidy  # type: ignore[method-assign]
+    bench.append(admitted(1))
+    bench.committer.start()
+    bench.committer.kick()
+
+    assert is_tidy.wait(DEADLINE_SECONDS)
+    bench.committer.stop()
+    assert left == []
+
+
+def test_a_store_that_fails_to_tidy_up_is_asked_again_after_the_next_commit(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = threading.Semaphore(0)
+
+    def tidy() -> bool:
+        asked.release()
+        raise StoreError("test:", "no room")
+
+    bench.store.tidy = tidy  # type: ignore[method-assign]
+    bench.append(admitted(1))
+    bench.committer.start()
+    bench.committer.kick()
+    assert asked.acquire(timeout=DEADLINE_SECONDS)
+
+    bench.append(admitted(2))
+    bench.committer.kick()
+
+    assert asked.acquire(timeout=DEADLINE_SECONDS)
+    bench.committer.stop()
+    assert "tidying failed and is tried again later: no room" in caplog.text
 
 
 def test_pruning_can_be_asked_for_and_happens_once(bench: Bench) -> None:

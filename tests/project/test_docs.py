@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.core import states
 from tests.project import ROOT
 from tests.project.scripts import assert_runs
 
@@ -77,6 +78,17 @@ def test_a_make_command_that_is_named_exists(page: Path) -> None:
     code = " \n".join(re.findall(r"`[^`\n]+`|^    .*$|^```.*?^```", page.read_text(), re.MULTILINE | re.DOTALL))
 
     assert set(MAKE.findall(code)) <= targets
+
+
+def test_a_drawn_life_of_a_job_is_the_table_s() -> None:
+    drawings = [
+        (page, drawn)
+        for page in PAGES
+        for drawn in re.findall(r"```mermaid\n(stateDiagram.*?)\n```", page.read_text(), re.DOTALL)
+    ]
+
+    assert {page.name for page, _ in drawings} == {"states.md", "concepts.md"}
+    assert [page.name for page, drawn in drawings if drawn != states.mermaid()] == []
 
 
 def test_every_page_can_be_reached_from_the_index() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cluster.core.effects import QueuePaused, Record
+from cluster.core.effects import Admitted, QueuePaused, Record
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreInUse, StoreTampered
 from cluster.store.sqlite import SqliteStore
@@ -77,14 +77,17 @@ store._writer = Killer(store._writer, int(sys.argv[2]))
 store.commit([
     FUNCTION, admitted(3), admitted(4), ended(1, 1, output=b"o"), failed(2, 2), leased("w#2", (4, 3)), requeued(1, 2),
 ])
-print("committed")
+print("committed", flush=True)
+store.tidy()
+print("filed", flush=True)
+os._exit(0)
 """
 
 
-def outcome_of_killing(path: Path, count: int, max_rows: int) -> tuple[bool, bool]:
-    """Whether the killed process's commit had returned, and whether it is there; it must be there wholly or not."""
+def outcome_of_killing(path: Path, count: int, max_rows: int) -> tuple[str, bool]:
+    """What the killed process had said, and whether its commit is there; it must be there wholly or not."""
     with python(KILLED_AFTER, path, count, max_rows) as process:
-        told, _ = process.communicate()
+        said, _ = process.communicate()
     is_killed = process.returncode == -signal.SIGKILL
     store = SqliteStore(path)
     store.open()
@@ -94,23 +97,77 @@ def outcome_of_killing(path: Path, count: int, max_rows: int) -> tuple[bool, boo
     assert jobs in (before, after)
     assert [blob.digest for blob in store.functions([DIGEST])] == ([DIGEST] if jobs == after else [])
     assert store.output("job1") == (b"o" if jobs == after else b"")
+    assert rows_of(path, "journal") == 0
     store.close()
     assert is_sound(path)
-    assert is_killed != (told == "committed\n")
-    return told == "committed\n", jobs == after
+    assert is_killed != ("filed" in said)
+    return said.replace("\n", " ").strip(), jobs == after
 
 
 def test_a_group_is_there_wholly_or_not_wherever_the_process_is_killed(tmp_path: Path) -> None:
-    found = [outcome_of_killing(tmp_path / f"{count}.db", count, max_rows=3) for count in range(7)]
+    found = [outcome_of_killing(tmp_path / f"{count}.db", count, max_rows=3) for count in range(8)]
 
-    # BEGIN, four statements, COMMIT.
-    assert found == [(False, False)] * 6 + [(True, True)]
+    # The journal's row; then, filing it: BEGIN, four statements, COMMIT.
+    assert found == [("", False)] + [("committed", True)] * 6 + [("committed filed", True)]
 
 
-def test_a_group_of_one_statement_is_one_transaction(tmp_path: Path) -> None:
-    found = [outcome_of_killing(tmp_path / f"{count}.db", count, max_rows=2048) for count in range(2)]
+def test_a_group_that_is_filed_is_filed_wholly(tmp_path: Path) -> None:
+    found = [outcome_of_killing(tmp_path / f"{count}.db", count, max_rows=2048) for count in range(3)]
 
-    assert found == [(False, False), (True, True)]
+    assert found == [("", False), ("committed", True), ("committed filed", True)]
+
+
+def test_a_commit_goes_to_the_journal_and_is_filed_later(store: SqliteStore, path: Path) -> None:
+    store.commit([admitted(1), ended(1)])
+    store.commit([admitted(2)])
+    before = (rows_of(path, "journal"), rows_of(path, "jobs"))
+
+    has_more = store.tidy()
+
+    assert (before, has_more) == ((2, 0), False)
+    assert (rows_of(path, "journal"), rows_of(path, "jobs"), rows_of(path, "outcomes")) == (0, 2, 1)
+
+
+def test_whoever_reads_finds_what_was_only_in_the_journal(store: SqliteStore, path: Path) -> None:
+    for read in (
+        lambda: store.find("job1"),
+        lambda: store.find("job2"),
+        lambda: store.page(2, 10),
+        lambda: list(store.live_jobs())[3:],
+    ):
+        store.commit([admitted(rows_of(path, "jobs") + 1)])
+
+        assert read()
+        assert rows_of(path, "journal") == 0
+
+
+def test_an_entry_of_the_journal_that_was_altered_is_named_and_not_filed(store: SqliteStore, path: Path) -> None:
+    store.commit([admitted(1)])
+    store.commit([admitted(2)])
+    store._file_all = lambda: None  # type: ignore[method-assign]  # as if it were killed
+    tamper(store, "UPDATE journal SET body = x'90' WHERE entry = (SELECT min(entry) FROM journal)")
+
+    assert [job.seq for job in store.live_jobs()] == [2]
+    assert len(store.tampered) == 1
+    assert "of the journal" in store.tampered[0]
+
+
+def test_only_so_much_waits_to_be_filed(store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.store.sqlite.MAX_UNFILED_RECORDS", 3)
+    monkeypatch.setattr("cluster.store.sqlite.FILED_PER_PIECE", 1)
+
+    for seq in range(1, 8):
+        store.commit([admitted(seq)])
+
+    assert (rows_of(path, "journal"), rows_of(path, "jobs")) == (3, 4)
+
+
+def test_a_large_group_is_filed_at_once(store: SqliteStore, path: Path) -> None:
+    store.commit([admitted(1)])
+
+    store.commit([admitted(2, args=b"x" * (1 << 20))])
+
+    assert (rows_of(path, "journal"), rows_of(path, "jobs")) == (0, 2)
 
 
 COMMIT_FOREVER = """
@@ -253,13 +310,14 @@ def test_a_long_read_of_another_program_delays_nothing(store: SqliteStore, path:
     other.close()
 
 
-def test_a_defect_of_the_board_is_told_and_nothing_is_kept(store: SqliteStore) -> None:
-    store.commit([admitted(1, key="once")])
+def test_of_two_jobs_of_one_id_or_key_the_first_stays(store: SqliteStore) -> None:
+    store.commit([admitted(1, key="once"), ended(1)])
 
-    with pytest.raises(StoreError, match="UNIQUE constraint failed"):
-        store.commit([admitted(2), admitted(3, key="once")])
+    store.commit([admitted(2, key="once"), ended(2)])
+    store.commit([Admitted(3, admitted(1).spec, 5.0), ended(3)])
 
-    assert [job.seq for job in store.live_jobs()] == [1]
+    assert [job.seq for job in store.page(0, 10)] == [1]
+    assert list(store.live_jobs()) == []
 
 
 def test_a_closed_store_says_so(store: SqliteStore) -> None:
@@ -450,9 +508,11 @@ def test_lease_rows_do_not_pile_up(store: SqliteStore, path: Path) -> None:
 
 def test_a_lease_row_left_by_a_crash_is_cleared_at_the_next_opening(store: SqliteStore, path: Path) -> None:
     store.commit([admitted(1), admitted(2), leased("w#1", (1, 1), (2, 2))])
+    store.tidy()
     connection = sqlite3.connect(path)
     (row,) = connection.execute("SELECT * FROM leases").fetchall()
     store.commit([ended(1, 1), failed(2, 2)])
+    store.tidy()
     connection.execute("INSERT INTO leases VALUES (?, ?, ?, ?)", row)
     connection.commit()
     connection.close()

@@ -1,0 +1,62 @@
+"""Commit groups as they were decided, each as one sealed blob: what the durable store writes first.
+
+A commit must be durable before anyone is told of it, so whoever waits for a job waits for it. Filing each record in
+its table, with keys and indexes, costs four times as much as the job's whole way through the board; none of that is
+needed for durability. So a commit appends its group here, and the records are filed later: when there is nothing else
+to do, when something is read, or when too much has gathered. A store that was killed in between files what it finds at
+its next opening. Filing twice does no harm, since every record is written idempotently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import msgspec
+from msgspec import Raw
+
+from cluster.core.effects import (
+    Admitted,
+    Answered,
+    AttemptFailed,
+    Ended,
+    FunctionAdded,
+    GivenBack,
+    Leased,
+    Purged,
+    QueuePaused,
+    Record,
+    Requeued,
+    Undone,
+)
+
+# A record's kind is its place in this list. New ones go last: older journals name the others by number.
+KINDS: tuple[type, ...] = (
+    FunctionAdded,
+    Admitted,
+    Undone,
+    Leased,
+    GivenBack,
+    AttemptFailed,
+    Ended,
+    Requeued,
+    QueuePaused,
+    Answered,
+    Purged,
+)
+
+_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
+_encode = msgspec.msgpack.Encoder().encode
+_decode_group = msgspec.msgpack.Decoder(list[tuple[int, Raw]]).decode
+_decoders: list[Callable[[Raw], object]] = [msgspec.msgpack.Decoder(kind).decode for kind in KINDS]
+
+
+def encode(records: Sequence[Record]) -> bytes:
+    """One commit group."""
+    numbers = _NUMBERS
+    return _encode([(numbers[type(record)], record) for record in records])
+
+
+def decode(body: bytes) -> list[Record]:
+    """The records of a group, in their order."""
+    return [cast("Record", _decoders[number](raw)) for number, raw in _decode_group(body)]
