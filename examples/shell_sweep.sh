@@ -15,7 +15,7 @@ YAML
 cat "$(dirname "$0")"/*.py >"$folder/text"
 cluster up
 
-# `submit` prints the job's id. A job has a folder of its own, so paths are absolute; "$1" is the level.
+# `submit` prints the job's id. A job starts in an empty folder, so paths are absolute; "$1" is the level.
 jobs=
 for level in 1 6 9; do
     id=$(cluster submit --name "level $level" --tag gzip -- sh -c 'gzip -c "-$1" "$2" | wc -c' sh "$level" "$folder/text")

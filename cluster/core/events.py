@@ -78,9 +78,10 @@ class Register(Struct, frozen=True):
 
 
 class Heartbeat(Struct, frozen=True):
-    """A worker lives: its leases hold for another timeout."""
+    """A worker lives: its leases hold for another timeout. `running` are the jobs that its children are at."""
 
     worker: WorkerId
+    running: tuple[JobId, ...] = ()
 
 
 class Poll(Struct, frozen=True):

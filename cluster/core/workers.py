@@ -7,7 +7,7 @@ from cluster.core.board import Board
 from cluster.core.effects import Effect, Wake
 from cluster.core.job import WorkerHeld
 from cluster.core.records import Certificate, Ending, Now, Report
-from cluster.core.states import Cause
+from cluster.core.states import Cause, JobState
 from cluster.core.timers import Timer
 
 
@@ -38,10 +38,16 @@ def on_register(board: Board, event: events.Register, now: Now, effects: list[Ef
 
 
 def on_heartbeat(board: Board, event: events.Heartbeat, now: Now, _effects: list[Effect]) -> None:
-    """Renew all of the worker's leases."""
+    """Renew all of the worker's leases, and note which of its jobs have begun."""
     worker = board.workers.get(event.worker)
-    if worker is not None:
-        worker.deadline = now.mono + board.settings.heartbeat_timeout_seconds
+    if worker is None:
+        return
+    worker.deadline = now.mono + board.settings.heartbeat_timeout_seconds
+    for job_id in event.running:
+        job = board.jobs.get(job_id)
+        # Short jobs never show as RUNNING: they are over before anyone could look, and a message for each would cost.
+        if job is not None and job.state is JobState.ASSIGNED and job.fence in worker.leases:
+            board.move(job, Cause.START)
 
 
 def on_leave(board: Board, event: events.Leave, _now: Now, effects: list[Effect]) -> None:

@@ -113,7 +113,7 @@ class WorkDesk:
         box = self._master.mailboxes.get(worker)
         if box is not None:
             box.health = health
-        self._master.decide(events.Heartbeat(worker))
+        self._master.decide(events.Heartbeat(worker, tuple(slot.job for slot in health.slots if slot.job)))
 
     def leave(self, worker: WorkerId) -> None:
         """Deregister; what it still held is given back without an attempt spent."""

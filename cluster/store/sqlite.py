@@ -520,7 +520,9 @@ class SqliteStore:
         except BadSealError as error:
             raise StoreTampered(self.url, f"{error} is not what this cluster wrote; it was not used") from error
         except MsgspecError as error:
-            raise StoreError(self.url, f"its journal can't be read by this version ({error}); use the newer one") from error
+            raise StoreError(
+                self.url, f"its journal can't be read by this version ({error}); use the newer one"
+            ) from error
         except (sqlite3.Error, OverflowError) as error:
             said = reason(error, self._files.database, self._busy_timeout_seconds)
             raise StoreError(self.url, said) from error

@@ -43,6 +43,26 @@ def test_a_heartbeat_renews_all_leases() -> None:
     assert scene.tell(events.Heartbeat("never heard of")) == []
 
 
+def test_a_job_shows_as_running_once_its_worker_says_that_a_child_is_at_it() -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+    scene.lease(spec("b"))
+
+    effects = scene.tell(events.Heartbeat(WORKER, ("a", "never heard of")))
+
+    assert (effects, scene.state("a"), scene.state("b")) == ([], JobState.RUNNING, JobState.ASSIGNED)
+
+
+def test_a_heartbeat_says_nothing_of_jobs_that_another_worker_has() -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+    scene.tell(events.Register("other#1"))
+
+    scene.tell(events.Heartbeat("other#1", ("a",)))
+
+    assert scene.state("a") is JobState.ASSIGNED
+
+
 def test_a_silent_worker_is_lost_and_its_jobs_run_elsewhere_at_once() -> None:
     scene = Scene()
     fence = scene.lease(spec("a"))
