@@ -163,6 +163,7 @@ def slots_of(c: cluster.Cluster, names: dict[str, str]) -> tuple[Slot, ...]:
             cpu_percent=slot.cpu_percent,
         )
         for worker in c.workers()
+        if worker.state != "lost"
         for slot in worker.health.slots
     )
 

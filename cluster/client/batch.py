@@ -22,7 +22,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from msgspec import Struct
@@ -100,7 +100,9 @@ class Batch(Generic[R]):
         self._session = session
         self._errors = errors
         self._ordered = ordered
-        self._results = self._read()  # made anew if Ctrl-C ends it
+        self._results = self._read()  # made anew if Ctrl-C ends it; what it reads is therefore kept here:
+        self._rest: Iterator[Any] = iter(())  # of the results in hand
+        self._runs: list[Any] = []  # of the piece in hand: results in lists, and errors
         self._begun = time.monotonic()
         self.bar: threading.Thread | None = None  # draws the progress, if that is wanted
         # Held by the feeder from `add` until the chunk is in the outbox; so that `cancel` finds each chunk in both or
@@ -271,49 +273,55 @@ class Batch(Generic[R]):
             self._ended = time.monotonic()
 
     def _read(self) -> Generator[R, None, None]:
-        while (piece := self._wait_for_piece()) is not None:
-            yield from self._read_piece(piece)
-        if self.bar is not None:
-            self.bar.join(_BAR_SECONDS)  # so that it is whole before the program prints what comes next
-        self._check_complete()
-
-    def _wait_for_piece(self) -> Piece | None:
         try:
-            return self._next_piece()
+            while True:
+                yield from self._rest
+                if self._runs:
+                    self._begin_run()
+                elif not self._load_piece():
+                    break
+            if self.bar is not None:
+                self.bar.join(_BAR_SECONDS)  # so that it is whole before the program prints what comes next
+            self._check_complete()
         except KeyboardInterrupt:
-            # It stops this wait, not the map; a finished generator would look like the end of the results.
+            # It stops this reader, not the map; a finished generator would look like the end of the results.
             self._results = self._read()
             raise
 
-    def _next_piece(self) -> Piece | None:
+    def _load_piece(self) -> bool:
+        """Wait for the next piece, and decode it; False after the last one."""
         self._session.pass_on()
         with self._changed:
             self._changed.wait_for(self._has_next)
             if not self._arrivals:
-                return None
+                return False
             piece = self._arrivals[0]
-            del self._arrivals[0]  # no call: Ctrl-C between taking it and having it would lose it
-            return piece
+        outcome = piece.outcome()
+        runs = list(items.read(outcome)) if isinstance(outcome, Outcome) else [outcome] * piece.count
+        # No call between the two, here and below: Ctrl-C must find a piece in one place (see `gate`).
+        self._runs = runs
+        del self._arrivals[0]
+        return True
+
+    def _begin_run(self) -> None:
+        run: Any = self._runs[0]
+        if isinstance(run, BaseException):
+            if self._errors == "raise":
+                del self._runs[0]
+                try:
+                    raise run
+                finally:
+                    del run  # else the error's traceback holds this frame, and this frame the error
+            run = [run] if self._errors == "return" else []
+        rest = iter(run)
+        self._rest = rest
+        del self._runs[0]
 
     def _has_next(self) -> bool:
         if self._arrivals:
             job = self._arrivals[0].job
             return job is None or job.done()
         return self._is_fed and not self._pending
-
-    def _read_piece(self, piece: Piece) -> Iterator[R]:
-        outcome = piece.outcome()
-        runs: Iterable[Any] = items.read(outcome) if isinstance(outcome, Outcome) else [outcome] * piece.count
-        for run in runs:
-            if not isinstance(run, BaseException):
-                yield from run
-            elif self._errors == "raise":
-                try:
-                    raise run
-                finally:
-                    del run, runs, outcome  # else the error's traceback holds this frame, and this frame the error
-            elif self._errors == "return":
-                yield run  # type: ignore[misc]  # what errors="return" means
 
     def _check_complete(self) -> None:
         """After the last piece: what kept the input from being read to its end."""
