@@ -269,7 +269,7 @@ class Job(Future[R]):
         raise TypeError(f"job {self.id} is settled by the cluster; this is for executors")
 
     if TYPE_CHECKING:
-        _condition: Gate  # as typeshed has it, so that `as_completed(jobs)` type-checks
+        _condition: threading.Condition  # as typeshed has it, so that `as_completed(jobs)` type-checks
     else:
 
         @property
