@@ -59,6 +59,7 @@ class Seat:
         self.changed = threading.Condition()
         self.is_rung = True  # a poll may bring something
         self.credit = 0
+        self.credit_turn = 0
         self.turn = 0  # of the newest `listen`
         # The rest by whoever holds `listening`.
         self.mark = 0
@@ -80,12 +81,16 @@ class Seat:
             self.changed.notify_all()
             return self.turn
 
-    def grant(self, number: int, credit: int | None) -> None:
+    def grant(self, said: WorkListen | Tell) -> None:
         """The worker is willing to have been sent so many."""
         with self.changed:
-            # One that waited on its way since an earlier registration counts what is forgotten.
-            if credit is not None and number == self.number and credit != self.credit:
-                self.credit = credit
+            # One that waited on its way since an earlier registration counts what is forgotten; one that was overtaken
+            # by a later word would take that back, and nobody would say it again.
+            if said.credit is None or said.number != self.number or said.turn < self.credit_turn:
+                return
+            self.credit_turn = said.turn
+            if said.credit != self.credit:
+                self.credit = said.credit
                 self.is_rung = True
                 self.changed.notify_all()
 
@@ -128,7 +133,7 @@ class ServedWorkDesk:
         seat = self._seat(said.worker)
         deadline = time.monotonic() + min(said.timeout, MAX_LISTEN_SECONDS)
         turn = seat.take_turn()
-        seat.grant(said.number, said.credit)
+        seat.grant(said)
         with seat.listening:
             if seat.unacknowledged is not None and said.seen < seat.mark:
                 return seat.unacknowledged
@@ -151,7 +156,7 @@ class ServedWorkDesk:
     def tell(self, _peer: Peer, said: Tell) -> None:
         """Take what a worker has to say; its reports are committed on return."""
         seat = self._seat(said.worker)
-        seat.grant(said.number, said.credit)
+        seat.grant(said)
         if said.progress:
             self._work.progress(said.worker, said.progress)
         if not (said.reports or said.stopped or said.given_back):

@@ -58,8 +58,9 @@ from cluster.store.seal import Seal, is_payload_of
 MAX_ROWS_PER_STATEMENT = 2048
 # A prepared statement keeps the values it was last given until it is used again. Beyond this they are taken from it.
 MAX_KEPT_BYTES = 1 << 20
-# A group of more bytes is filed at once: written twice, it would cost more than it saves.
-MAX_JOURNALED_BYTES = 1 << 20
+# A group of more bytes is filed at once: written twice, it would cost more than it saves. Several times what the largest
+# group of small jobs takes, which is 1 MB.
+MAX_JOURNALED_BYTES = 8 << 20
 # So much may wait to be filed; beyond it each commit files as much as it adds. A crash costs the next opening the filing.
 MAX_UNFILED_RECORDS = 100_000
 MAX_UNFILED_BYTES = 64 << 20

@@ -165,7 +165,8 @@ class WorkListen(Struct, frozen=True):
     """Wait, at most `timeout` seconds, for leases (up to the worker's credit) or orders.
 
     `credit`: how many leases in all, since registration `number`, the worker is willing to have been sent. A sum and
-    not a difference, so that it says the same however often it is said, and whatever is under way meanwhile.
+    not a difference, so that it says the same however often it is said, and whatever is under way meanwhile. `turn` grows
+    with each change of it: a worker speaks over two connections, and of two words that cross the later one counts.
     """
 
     worker: WorkerId
@@ -173,6 +174,7 @@ class WorkListen(Struct, frozen=True):
     timeout: float
     number: int = 1
     credit: int = 0
+    turn: int = 0
 
 
 class Work(Struct, frozen=True):
@@ -186,7 +188,7 @@ class Work(Struct, frozen=True):
 class Tell(Struct, frozen=True):
     """All that a turn of a worker has to say. Answered once its reports are committed; idempotent by fence.
 
-    `credit` and `number` as in `WorkListen`; None leaves the credit as it is.
+    `credit`, `number` and `turn` as in `WorkListen`; None leaves the credit as it is.
     """
 
     worker: WorkerId
@@ -196,6 +198,7 @@ class Tell(Struct, frozen=True):
     progress: tuple[Progress, ...] = ()
     credit: int | None = None
     number: int = 1
+    turn: int = 0
 
 
 class Heartbeat(Struct, frozen=True):

@@ -96,6 +96,7 @@ class RemoteWorkDesk:
         self._seen = 0
         self._received = 0  # leases since the registration
         self._credit = 0
+        self._credit_turn = 0  # grows with each change of `_credit`
         self._told_credit = 0
         self._untold = Untold()
         self._health: Health | None = None
@@ -134,6 +135,7 @@ class RemoteWorkDesk:
             room = max(0, capacity - len(leases) - len(self._unready))
             if self._received + room != self._credit:
                 self._credit = self._received + room
+                self._credit_turn += 1
                 self._changed.notify_all()
         return Poll(tuple(leases), tuple(stops))
 
@@ -278,7 +280,9 @@ class RemoteWorkDesk:
             hello = self._hello
             if hello is None or life != self._life:
                 return
-            said = WorkListen(hello.worker, self._seen, self._listen_seconds, self._number, self._credit)
+            said = WorkListen(
+                hello.worker, self._seen, self._listen_seconds, self._number, self._credit, self._credit_turn
+            )
             self._told_credit = said.credit
         work: Work = self._caller.call("listen", said, timeout=LISTEN_SECONDS + CALL_SECONDS)
         with self._changed:
@@ -344,7 +348,7 @@ class RemoteWorkDesk:
                 if hello is None:
                     continue
                 life = self._life
-                said = self._untold.batch(hello.worker, self._credit, self._number)
+                said = self._untold.batch(hello.worker, self._credit, self._number, turn=self._credit_turn)
             try:
                 self._caller.call("tell", said, timeout=CALL_SECONDS)
             except Exception as error:  # noqa: BLE001 - a defect must not leave a worker that looks alive and is deaf

@@ -33,7 +33,7 @@ class Untold:
         """Nothing is left to tell."""
         return not (self.reports or self.stopped or self.given_back or self.progress)
 
-    def batch(self, worker: WorkerId, credit: int, number: int) -> Tell:
+    def batch(self, worker: WorkerId, credit: int, number: int, *, turn: int = 0) -> Tell:
         """What the next call says. Progress leaves the list with it: it is not worth telling twice."""
         reports: list[Report] = []
         size = 0
@@ -53,6 +53,7 @@ class Untold:
             progress=tuple(progress),
             credit=credit,
             number=number,
+            turn=turn,
         )
 
     def told(self, said: Tell) -> set[Fence]:

@@ -210,6 +210,17 @@ def test_a_worker_that_registers_again_keeps_what_it_names_and_drops_what_is_not
         assert [lease.job for lease in scene.listen(credit=1, number=2).leases] == ["b"]
 
 
+def test_a_word_of_credit_that_a_later_one_overtook_takes_nothing_back() -> None:
+    with Scene() as scene:
+        scene.join()
+        scene.submit(spec("a"), spec("b"))
+        scene.tell(credit=2, turn=2)
+
+        work = scene.desk.listen(PEER, WorkListen(WORKER, 0, 0.0, 1, 1, 1))
+
+        assert len(work.leases) == 2
+
+
 def test_credit_of_an_earlier_registration_does_not_count() -> None:
     with Scene() as scene:
         scene.join()

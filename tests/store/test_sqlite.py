@@ -165,7 +165,7 @@ def test_only_so_much_waits_to_be_filed(store: SqliteStore, path: Path, monkeypa
 def test_a_large_group_is_filed_at_once(store: SqliteStore, path: Path) -> None:
     store.commit([admitted(1)])
 
-    store.commit([admitted(2, args=b"x" * (1 << 20))])
+    store.commit([admitted(2, args=b"x" * (8 << 20))])
 
     assert (rows_of(path, "journal"), rows_of(path, "jobs")) == (0, 2)
 
