@@ -33,7 +33,7 @@ class FunctionAdded(Struct, frozen=True, gc=False):
     blob: FunctionBlob
 
 
-class Admitted(Struct, frozen=True, gc=False):
+class Admitted(Struct, frozen=True, array_like=True, gc=False):
     """A job was taken. Once committed, its owner is told that it is accepted."""
 
     seq: int  # the board's number of the job: order of admission, never reused
@@ -50,7 +50,7 @@ class Undone(Struct, frozen=True, gc=False):
     seq: int
 
 
-class LeasedJob(Struct, frozen=True, gc=False):
+class LeasedJob(Struct, frozen=True, array_like=True, gc=False):
     """One job of a lease batch."""
 
     fence: Fence
@@ -59,20 +59,20 @@ class LeasedJob(Struct, frozen=True, gc=False):
     attempt: int
 
 
-class Leased(Struct, frozen=True, gc=False):
+class Leased(Struct, frozen=True, array_like=True, gc=False):
     """A batch of leases was handed out."""
 
     worker: WorkerId
     jobs: tuple[LeasedJob, ...]
 
 
-class GivenBack(Struct, frozen=True, gc=False):
+class GivenBack(Struct, frozen=True, array_like=True, gc=False):
     """These leases ended without an attempt spent."""
 
     fences: tuple[Fence, ...]
 
 
-class AttemptFailed(Struct, frozen=True, gc=False):
+class AttemptFailed(Struct, frozen=True, array_like=True, gc=False):
     """An attempt ended badly and the job will run again. Ends the lease."""
 
     seq: int
@@ -87,7 +87,7 @@ class AttemptFailed(Struct, frozen=True, gc=False):
     output: bytes = b""
 
 
-class Ended(Struct, frozen=True, gc=False):
+class Ended(Struct, frozen=True, array_like=True, gc=False):
     """The run has its outcome. Ends the lease, if there was one. Told to the owner and to whoever watches."""
 
     seq: int

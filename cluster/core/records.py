@@ -79,7 +79,7 @@ class FunctionBlob(Struct, frozen=True, gc=False):
     reusable: bool = False  # the child may keep it loaded: nothing mutable was captured
 
 
-class JobSpec(Struct, frozen=True, gc=False, omit_defaults=True):
+class JobSpec(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
     """One request to run a task with arguments, as the client made it. The id is the client's."""
 
     id: JobId
@@ -136,7 +136,7 @@ class Certificate(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tru
     item: int = -1  # of a chunk: the item it is about, counted within the chunk
 
 
-class Segment(Struct, frozen=True, gc=False, omit_defaults=True):
+class Segment(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
     """Outcome of `count` neighbouring items of a chunk, from item `first` on.
 
     Without a certificate `data` is a pickled list of `count` results. With one it is a single item's pickled
@@ -149,7 +149,7 @@ class Segment(Struct, frozen=True, gc=False, omit_defaults=True):
     certificate: Certificate | None = None
 
 
-class Report(Struct, frozen=True, gc=False, omit_defaults=True):
+class Report(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
     """What a worker says of one lease when its attempt has ended."""
 
     fence: Fence
@@ -161,7 +161,7 @@ class Report(Struct, frozen=True, gc=False, omit_defaults=True):
     seconds: float = 0.0
 
 
-class Lease(Struct, frozen=True, gc=False):
+class Lease(Struct, frozen=True, array_like=True, gc=False):
     """One attempt handed to a worker: all that it needs to run it."""
 
     fence: Fence
@@ -178,14 +178,14 @@ class Lease(Struct, frozen=True, gc=False):
     careful: bool = False
 
 
-class Stop(Struct, frozen=True, gc=False):
+class Stop(Struct, frozen=True, array_like=True, gc=False):
     """An order to a worker: kill this lease's attempt, if it still has it, and say when it is gone."""
 
     fence: Fence
     ending: Ending  # CANCELLED, EXPIRED or ADMISSION
 
 
-class Outcome(Struct, frozen=True, gc=False, omit_defaults=True):
+class Outcome(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
     """How a run of a job ended. Committed once."""
 
     job: JobId
