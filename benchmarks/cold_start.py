@@ -30,6 +30,8 @@ def measure_cold(contender: Contender) -> list[Reading]:
                 return start("process_pool_executor.py", contender.start_method)
             case Side.POOL:
                 return start("multiprocessing_pool.py", contender.start_method)
+            case Side.TCP:
+                raise ValueError("a cluster over TCP is started long before it is used; it has no cold start")
             case Side.IMPORT:
                 return [Reading("import over bare", median(import_milliseconds() for _ in range(IMPORT_REPEATS)))]
 

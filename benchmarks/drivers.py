@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
     from cluster import Cluster
 
+CONFIG = f"""\
+name: benchmark
+master: {{bind: "tcp://127.0.0.1:0", store: "sqlite:///jobs.db", keys: keys}}
+log: {{dir: logs}}
+workers: [{", ".join(f"{{name: worker{number}, slots: 1}}" for number in range(WORKERS))}]
+"""
+
 MapWay = Callable[[int], list[int]]  # number of items -> their results
 
 
@@ -38,7 +45,7 @@ class Driver(Protocol):
 
 
 class ClusterDriver:
-    """The kit, embedded."""
+    """The kit, embedded or over TCP."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -109,6 +116,13 @@ def driver_of(contender: Contender, scratch: Path) -> Iterator[Driver]:
             store = "memory:" if contender.side is Side.MEMORY else f"sqlite:///{scratch / 'benchmark.db'}"
             with cluster.local(slots=WORKERS, store=store) as opened:
                 yield ClusterDriver(opened)
+        case Side.TCP:
+            import cluster
+
+            config = scratch / "cluster.yaml"
+            config.write_text(CONFIG)
+            with cluster.launch(config) as launched:
+                yield ClusterDriver(launched)
         case Side.EXECUTOR:
             context = multiprocessing.get_context(contender.start_method)
             with ProcessPoolExecutor(WORKERS, mp_context=context) as executor:

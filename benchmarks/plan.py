@@ -28,12 +28,13 @@ class Side(StrEnum):
 
     MEMORY = "cluster, memory"
     SQLITE = "cluster, SQLite"
+    TCP = "cluster, TCP, SQLite"  # a master and two workers as processes of their own
     EXECUTOR = "ProcessPoolExecutor"
     POOL = "multiprocessing.Pool"
     IMPORT = "import cluster"  # runs no jobs; a cold start alone
 
 
-OURS = (Side.MEMORY, Side.SQLITE)
+OURS = (Side.MEMORY, Side.SQLITE, Side.TCP)
 PEERS = (Side.EXECUTOR, Side.POOL)
 
 
@@ -53,6 +54,7 @@ CONTENDERS = (
     Contender(Side.EXECUTOR, "fork"),
     Contender(Side.SQLITE),
     Contender(Side.EXECUTOR, "forkserver"),
+    Contender(Side.TCP),
     Contender(Side.POOL, "fork"),
     Contender(Side.IMPORT),
 )
@@ -60,7 +62,9 @@ CONTENDERS = (
 
 def contenders_of(workload: Workload) -> tuple[Contender, ...]:
     """Who takes part in a workload."""
-    return tuple(one for one in CONTENDERS if one.side is not Side.IMPORT or workload is Workload.COLD)
+    if workload is Workload.COLD:
+        return tuple(one for one in CONTENDERS if one.side is not Side.TCP)  # it is started long before it is used
+    return tuple(one for one in CONTENDERS if one.side is not Side.IMPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ FIGURES = (
         goals=(
             Goal(Side.MEMORY, (Side.EXECUTOR,), 8.0, first_stage=4.0),
             Goal(Side.SQLITE, (Side.EXECUTOR,), 6.0, first_stage=3.0),
+            Goal(Side.TCP, (Side.EXECUTOR,), 4.0, first_stage=2.0),
             Goal(Side.MEMORY, (Side.POOL,), 1.0),
             Goal(Side.SQLITE, (Side.POOL,), 1.0),
         ),
@@ -121,6 +126,7 @@ FIGURES = (
         goals=(
             Goal(Side.MEMORY, (Side.EXECUTOR,), 0.65),
             Goal(Side.SQLITE, (Side.EXECUTOR,), 1.5),
+            Goal(Side.TCP, (Side.EXECUTOR,), 2.5),
         ),
     ),
     Figure(Workload.LATENCY, "p99", "ms", is_more_better=False),
@@ -129,7 +135,7 @@ FIGURES = (
         "items",
         "items/s",
         is_more_better=True,
-        goals=(Goal(Side.MEMORY, PEERS, 1.0), Goal(Side.SQLITE, PEERS, 1.0)),
+        goals=(Goal(Side.MEMORY, PEERS, 1.0), Goal(Side.SQLITE, PEERS, 1.0), Goal(Side.TCP, PEERS, 0.5)),
     ),
     Figure(
         Workload.COLD,
