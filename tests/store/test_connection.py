@@ -66,7 +66,9 @@ def test_a_folder_without_room_for_a_log_is_refused(tmp_path: Path, monkeypatch:
                 statement = "SELECT 'delete'"
             return super().execute(statement, *values)  # type: ignore[arg-type]
 
-    SqliteStore(tmp_path / "runs.db").open()
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    store.close()
     real_connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: real_connect(*args, **kwargs, factory=NoLog))
 
