@@ -53,6 +53,9 @@ class Worker:
         self._session = 0  # of polls and heartbeats: what an earlier registration is answered means nothing any more
         self._life = 0  # a death makes every pending event of this life meaningless
         self.held: dict[Fence, Attempt] = {}  # in order of arrival; the begun ones run
+        # The latest registration that has reached the master. As a served desk does by `Register.number`, it leases
+        # nothing to a call from before that: one that was given up as lost, and comes late.
+        self._heard_session = 0
         self._reports: dict[Fence, Report] = {}  # unanswered
         self._stopping: dict[Fence, None] = {}  # stopped, and that is not durable yet
         self._is_polling = False
@@ -173,7 +176,11 @@ class Worker:
         def again() -> None:
             self._rejoin(life, session)
 
-        self._network.call(self, lambda host: host.work.adopt(hello, waker, held), rejoined, again)
+        def adopt(host: Host) -> tuple[Fence, ...]:
+            self._heard_session = max(self._heard_session, session)
+            return host.work.adopt(hello, waker, held)
+
+        self._network.call(self, adopt, rejoined, again)
 
     def join_again(self) -> None:
         """Send the registration once more, as a retried call does."""
@@ -243,6 +250,8 @@ class Worker:
         capacity = max(0, self._template.slots + self._prefetch() - len(self.held))
 
         def ask(host: Host) -> tuple[Poll, list[Attempt]]:
+            if session < self._heard_session:
+                return Poll(), []
             asked = self._history.mark()
             answer = host.work.poll(worker, capacity)
             return answer, self._history.handed(self, answer, asked)
