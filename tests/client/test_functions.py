@@ -185,7 +185,7 @@ def test_a_module_level_task_travels_as_a_reference_to_its_function() -> None:
     assert pickle.loads(blob.body) is tasked.__wrapped__
     assert blob.reusable
     assert blob.name.endswith("test_functions.tasked")
-    assert functions.pickle(tasked.options(retries=3)) == blob
+    assert functions.pickle(tasked.options(retries=3)) is blob
 
 
 def test_a_local_task_travels_as_its_function() -> None:

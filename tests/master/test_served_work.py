@@ -221,6 +221,23 @@ def test_a_word_of_credit_that_a_later_one_overtook_takes_nothing_back() -> None
         assert len(work.leases) == 2
 
 
+def test_leases_of_a_listen_that_was_given_up_and_comes_late_still_reach_the_worker() -> None:
+    with Scene() as scene:
+        scene.join()
+        scene.join(number=2)
+        scene.submit(spec("a"), spec("b"))
+        scene.tell(credit=2, number=2)
+
+        # Sent before the worker registered again, over a connection that it has given up: nobody hears the answer.
+        lost = scene.listen(credit=1, number=1)
+        heard = scene.listen(credit=2, number=2)
+
+        assert [lease.job for lease in heard.leases] == ["a", "b"]
+        assert lost in (heard, Work(0))
+        held = scene.master.board.workers[WORKER].leases
+        assert held.keys() == {lease.fence for lease in heard.leases}
+
+
 def test_credit_of_an_earlier_registration_does_not_count() -> None:
     with Scene() as scene:
         scene.join()

@@ -22,6 +22,15 @@ from tests.worker.recording_desk import RecordingDesk, a_worker, wait_gone
 NEIGHBOURS = 100
 
 
+@pytest.fixture(scope="module", autouse=True)
+def by_value() -> Iterator[None]:
+    """The tasks of this module travel by value, for children may not be able to import it; and only while it runs."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
 @pytest.fixture(scope="module")
 def worker() -> Iterator[tuple[RecordingDesk, Supervisor]]:
     with a_worker(slots=2) as running:
@@ -72,9 +81,6 @@ def be_killed() -> None:
 def interrupt() -> None:
     raise KeyboardInterrupt
 
-
-# These travel by value, wherever the tests' own module may not be importable.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 DEADLY = {
     exit_hard: (0, "exited with code 0 before the job ended"),
