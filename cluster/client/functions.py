@@ -78,12 +78,13 @@ class Functions:
             func = func.function
         known = self._references.get(id(func))
         if known is not None:
+            held, module, find, blob = known
             try:
-                is_current = known.find(sys.modules.get(known.module)) is known.func
+                is_current = find(sys.modules.get(module)) is held
             except Exception:  # noqa: BLE001 - a module may run anything when an attribute is asked for
                 is_current = False
             if is_current and not cloudpickle.list_registry_pickle_by_value():
-                return known.blob
+                return blob
         if type(func) is types.FunctionType:
             remembered = self._by_value.get(func.__code__)
             if remembered is not None and remembered.proof.holds(func):

@@ -28,7 +28,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, _Waiter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 MAX_CANCEL_SECONDS = 10.0
+
+# A look at an enum's class costs as much as making a record, on Python 3.11.
+_COMPLETED, _CANCELLED = JobState.COMPLETED, JobState.CANCELLED
 
 # Held for a few instructions only, and never while another lock is taken. See the essay.
 _claim = threading.Lock()
@@ -171,7 +174,8 @@ class Job(Future[R]):
             Detached: the handle was closed before the outcome came.
         """
         if not self._is_decoded:
-            self._wait_done(timeout)
+            if self._state == PENDING:
+                self._wait_done(timeout)
             self._decode()
         if self._exception is None:
             return self._result  # type: ignore[no-any-return]
@@ -338,7 +342,7 @@ class Job(Future[R]):
 
     def _decode(self) -> None:
         outcome = self._outcome
-        if outcome is not None and outcome.state is JobState.COMPLETED and payload.is_atom(outcome.payload):
+        if outcome is not None and outcome.state is _COMPLETED and payload.is_atom(outcome.payload):
             # Two threads that do this at once do the same; no lock is worth it. (A chunk's payload is never so short.)
             self._result = payload.load_result(outcome.payload, self.id)
             self._is_decoded = True
@@ -375,7 +379,7 @@ class Job(Future[R]):
             if self._state != PENDING:
                 return
             self._outcome = outcome
-            self._announce(_future_state(outcome))
+            self._announce(CANCELLED_AND_NOTIFIED if outcome.state is _CANCELLED else FINISHED)
 
     def _end(self, error: BaseException, notice: UnreadRefusal | None) -> None:
         """End a job that will have no outcome."""
@@ -406,22 +410,32 @@ class Job(Future[R]):
 _MAX_KEPT_PAYLOAD = 512
 
 
-def settle_all(settled: Iterable[tuple[Job[Any], Outcome]]) -> int:
-    """Deliver committed outcomes; how many of the jobs were not known as durable before. Runs no user code."""
+def settle_all(books: Mapping[JobId, Job[Any]], outcomes: Iterable[Outcome]) -> tuple[list[Job[Any]], int]:
+    """Deliver committed outcomes to the jobs that wait for them. Runs no user code.
+
+    Returns:
+        The jobs that are done now, and how many of them were not known as durable before.
+    """
+    settled: list[Job[Any]] = []
     watched: list[tuple[Job[Any], Outcome]] = []
     fresh = 0
     with _claim:
-        for job, outcome in settled:
-            fresh += not job._is_accepted
-            job._is_accepted = True
+        for outcome in outcomes:
+            job = books.get(outcome.job)
+            if job is None or outcome.run < job._least_run:  # an earlier run than the one the future is for
+                continue
+            settled.append(job)
+            if not job._is_accepted:
+                job._is_accepted = True
+                fresh += 1
             if job._gate is not None:
                 watched.append((job, outcome))
             elif job._state == PENDING:
                 job._outcome = outcome
-                job._state = _future_state(outcome)
+                job._state = CANCELLED_AND_NOTIFIED if outcome.state is _CANCELLED else FINISHED
     for job, outcome in watched:
         job._settle(outcome)
-    return fresh
+    return settled, fresh
 
 
 def accept_all(jobs: Iterable[Job[Any]]) -> int:
@@ -465,18 +479,9 @@ def attached(session: Session, info: JobInfo) -> Job[Any]:
     return job
 
 
-def is_stale(job: Job[Any], outcome: Outcome) -> bool:
-    """True of an outcome of an earlier run than the one the future is for."""
-    return outcome.run < job._least_run
-
-
 def has_been_accepted(job: Job[Any]) -> bool:
     """True once the submission is durable."""
     return job._is_accepted
-
-
-def _future_state(outcome: Outcome) -> str:
-    return CANCELLED_AND_NOTIFIED if outcome.state is JobState.CANCELLED else FINISHED
 
 
 def _without_payload(outcome: Outcome) -> Outcome:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from cluster.client.gate import Bell, Gate
@@ -77,14 +78,14 @@ class Outbox:
         """See to it that what was put in will be sent."""
         if self._is_asleep:
             self._bell.ring()
-        elif len(self._specs) >= _MAX_WAITING and threading.get_ident() != self._main:
+        elif len(self._specs) >= _MAX_WAITING and get_ident() != self._main:
             self.pass_on()
 
     def pass_on(self) -> None:
         """Have all of it sent now: by this thread, if it may and no other is just doing so."""
         if not self._specs:
             return
-        if threading.get_ident() == self._main:
+        if get_ident() == self._main:
             self._bell.ring()
             return
         if not self._sending.acquire(blocking=False):
@@ -107,7 +108,7 @@ class Outbox:
             goal = self.total
             if self._passed >= goal:
                 return
-            if threading.get_ident() == self._main:
+            if get_ident() == self._main:
                 self._bell.ring()
                 self._lock.wait_for(lambda: self._passed >= goal)
                 return

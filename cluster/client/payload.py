@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from itertools import chain
+from pickle import dumps, loads
 from types import TracebackType
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ from cluster.wire import dependency
 
 _PROTOCOL: Final = 5
 _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None)})
+_are_plain = _PLAIN.issuperset
 
 # --- Jobs among the arguments -------------------------------------------------------------------------------------
 
@@ -98,8 +100,8 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, tup
         TypeError: an argument can't be pickled; the text says which, and what in it.
         pickle.PicklingError: the same, for another reason than a type.
     """
-    if _PLAIN.issuperset(map(type, args)) and (not kwargs or _PLAIN.issuperset(map(type, kwargs.values()))):
-        return pickle.dumps((args, kwargs), _PROTOCOL), ()
+    if _are_plain(map(type, args)) and (not kwargs or _are_plain(map(type, kwargs.values()))):
+        return dumps((args, kwargs), 5), ()
     with _Collecting() as jobs:
         try:
             body = cloudpickle.dumps((args, kwargs), _PROTOCOL)
@@ -163,7 +165,7 @@ def load_result(payload: bytes, job: str = "") -> Any:
             for `KeyboardInterrupt`: that is far more likely somebody's Ctrl-C, and the next call tries again.
     """
     try:
-        return pickle.loads(payload)
+        return loads(payload)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -41,7 +41,6 @@ from cluster.client.job import (
     attached,
     detach,
     has_been_accepted,
-    is_stale,
     note_progress,
     refuse,
     settle_all,
@@ -111,18 +110,19 @@ class Session:
         """
         if forks.generation != self._generation:
             raise forks.forked_error()
-        if self._outbox.total - self._acknowledged >= self.max_unacknowledged:
+        outbox = self._outbox
+        if outbox.total - self._acknowledged >= self.max_unacknowledged:
             self._wait_for_room()
         with self._lock:
             failure = self._failure or (self._closing and self._outsider_error())
             known = self._mine.get(spec.id) if spec.key else None
             if known is None and failure is None:
-                self._outbox.put(job, spec, blob)
+                outbox.put(job, spec, blob)
         if failure is not None:
             raise failure
         if known is not None:
             return known if known.function == spec.function else _conflicting(job, spec)
-        self._outbox.look_after()
+        outbox.look_after()
         return job
 
     def reach(self) -> JobsDesk:
@@ -184,16 +184,14 @@ class Session:
 
     def ended(self, outcomes: Sequence[Outcome]) -> None:
         """These jobs have their committed outcome."""
-        settled: list[tuple[Job[Any], Outcome]] = []
-        for outcome in outcomes:
-            for books in (self._mine, self._watched):
-                job = books.get(outcome.job)
-                if job is not None and not is_stale(job, outcome):
-                    settled.append((job, outcome))
-        fresh = settle_all(settled)
-        # Forgotten only now: `wait_ended` must not find nothing pending before the futures are done.
-        for job, _ in settled:
-            self._forget(job)
+        fresh = 0
+        for books in (self._mine, self._watched):
+            settled, count = settle_all(books, outcomes) if books else ((), 0)
+            fresh += count
+            # Forgotten only now: `wait_ended` must not find nothing pending before the futures are done.
+            for job in settled:
+                if books.get(job.id) is job:
+                    del books[job.id]
         self._acknowledge(fresh)
 
     def refused(self, refusals: Sequence[Refusal]) -> None:

@@ -21,19 +21,22 @@ from cluster.core.records import Ending, JobId, JobSpec, Now
 from cluster.core.states import Cause, JobState
 from cluster.core.timers import Timer
 
+# Asked for with every job; on Python 3.11 a look at an enum's class costs as much as making a record.
+_SUBMITTED, _ADMIT_QUEUED = JobState.SUBMITTED, Cause.ADMIT_QUEUED
+
 
 def on_submit(board: Board, event: events.Submit, now: Now, effects: list[Effect]) -> None:
     """Admit each job or refuse it, in order; a job that is here already is answered as before."""
-    functions = {blob.digest: blob for blob in event.functions}
+    offered = {blob.digest: blob for blob in event.functions}
+    find, on_shelf = board.jobs.get, board.shelf.blobs
     for spec in event.jobs:
-        blob = functions.get(spec.function)
-        if blob is not None:
-            # Only now, before the first job that holds it: a batch may bring more than stay on an idle shelf.
-            board.shelf.offer(blob)
-        existing = board.jobs.get(spec.id)
+        existing = find(spec.id)
         if existing is not None:
             effects.append(_answer_again(event.owner, existing, spec))
             continue
+        if spec.function not in on_shelf and spec.function in offered:
+            # Only now, before the first job that holds it: a batch may bring more than stay on an idle shelf.
+            board.shelf.offer(offered[spec.function])
         refusal = _objection(board, spec, event)
         if refusal:
             effects.append(TellRefused(event.owner, spec.id, "store" if board.refusing else "refused", refusal))
@@ -84,25 +87,19 @@ def place(board: Board, job: Job, now: Now) -> None:
 def _admit(board: Board, spec: JobSpec, event: events.Submit, now: Now, effects: list[Effect]) -> None:
     delay = spec.delay if spec.at is None else spec.at - now.wall
     expires = spec.expires
-    admitted = Admitted(
-        seq=board.next_seq,
-        spec=spec,
-        submitted=now.wall,
-        due=now.wall + delay if delay > 0 else 0.0,
-        expires=0.0 if expires is None else now.wall + expires,
-        owner=event.owner,
-    )
-    board.next_seq += 1
+    due_wall = now.wall + delay if delay > 0 else 0.0
+    expires_wall = 0.0 if expires is None else now.wall + expires
+    seq = board.next_seq
+    board.next_seq = seq + 1
+    admitted = Admitted(seq, spec, now.wall, due_wall, expires_wall, event.owner)
     job = Job(admitted, spec)
     if delay > 0:
         job.due_mono = now.mono + delay
     board.jobs[spec.id] = job
-    board.counts[JobState.SUBMITTED] += 1
+    board.counts[_SUBMITTED] += 1
     board.counters.submitted += 1
     if board.adopt(job):
-        blob = board.shelf.get(spec.function)
-        assert blob is not None  # noqa: S101 - `_objection` refused a job whose function is unknown
-        effects.append(FunctionAdded(blob))
+        effects.append(FunctionAdded(board.shelf.blobs[spec.function]))  # there: else `_objection` had refused it
     effects.append(admitted)
     if expires is not None:
         job.expires_mono = now.mono + expires
@@ -114,8 +111,10 @@ def _admit(board: Board, spec: JobSpec, event: events.Submit, now: Now, effects:
             return
     if job.must_be_durable:
         effects.append(TellAdmitted(spec.id))
-    else:
+    elif spec.after or delay > 0:
         place(board, job, now)
+    else:
+        board.enqueue(job, _ADMIT_QUEUED)
 
 
 def await_dependencies(board: Board, job: Job, settled: Mapping[JobId, JobState]) -> JobId:
@@ -137,7 +136,7 @@ def _objection(board: Board, spec: JobSpec, event: events.Submit) -> str:
         return f"the store takes no new jobs now ({board.refusing}); submit again later"
     if len(board.jobs) >= board.settings.max_live_jobs:
         return f"{board.settings.max_live_jobs:,} jobs are waiting, which is the limit; submit again once some are done"
-    if spec.function not in board.shelf:
+    if spec.function not in board.shelf.blobs:
         return f"the function of job {spec.id} is not here; send it with the job"
     for dependency in spec.after:
         if dependency not in board.jobs and dependency not in event.settled:

@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from cluster.core import states
 from cluster.core.effects import Effect, Ended, TellStop
 from cluster.core.job import Job, LeaseHeld, WorkerHeld
 from cluster.core.placement import Placement
-from cluster.core.records import Certificate, Ending, Fence, JobId, Now, Outcome, Payload, Stop, WorkerId
+from cluster.core.records import Certificate, Ending, Fence, JobId, Now, Outcome, Payload, Report, Stop, WorkerId
 from cluster.core.shelf import Shelf
-from cluster.core.states import Cause, JobState
+from cluster.core.states import ROWS, Cause, JobState, illegal_move
 from cluster.core.timers import Timer, Timers
 
 if TYPE_CHECKING:
@@ -40,6 +39,9 @@ Handler = Callable[["Board", Any, Now, list[Effect]], None]
 # A fence is (epoch << FENCE_BITS) + n: a later opening of the store issues only higher ones, whatever the earlier
 # opening had issued and not written. 2 ** 40 leases are more than one opening lives to see.
 FENCE_BITS = 40
+
+# Asked for with every job; on Python 3.11 a look at an enum's class costs as much as making a record.
+_QUEUED, _WAITING, _DEAD_LETTER, _LEASE = JobState.QUEUED, JobState.WAITING, JobState.DEAD_LETTER, Cause.LEASE
 
 
 class Settings(Struct, frozen=True):
@@ -95,13 +97,16 @@ class Board:
     def move(self, job: Job, cause: Cause) -> None:
         """Change a job's state by the table; the only writer of `Job.state`."""
         state = job.state
-        job.state = target = states.next_state(state, cause)
-        if state is JobState.QUEUED and cause is not Cause.LEASE and not job.stopping:
+        target = ROWS[state][cause]
+        if target is None:
+            raise illegal_move(state, cause)
+        job.state = target
+        if state is _QUEUED and cause is not _LEASE and not job.stopping:
             self.placement.forget(job)
         counts = self.counts
         counts[state] -= 1
         counts[target] += 1
-        if job.unmet and target is not JobState.WAITING:
+        if job.unmet and target is not _WAITING:
             self.stop_waiting(job)
 
     def enqueue(self, job: Job, cause: Cause, *, first: bool = False) -> None:
@@ -142,13 +147,13 @@ class Board:
         """End a claim: nothing more is expected from its worker. Its job may be leased again."""
         del self.leases[lease.fence]
         holder = self.workers.get(lease.worker)
-        if holder is not None and holder.leases.pop(lease.fence, None) is not None:
-            for name, amount in lease.job.spec.options.resources:
+        job, fence = lease.job, lease.fence
+        if holder is not None and holder.leases.pop(fence, None) is not None:
+            for name, amount in job.spec.options.resources:
                 holder.free[name] = holder.free.get(name, 0) + amount
-        job = lease.job
-        if job.fence == lease.fence:
+        if job.fence == fence:
             job.fence = 0
-        if job.stopping == lease.fence:
+        if job.stopping == fence:
             job.stopping = 0
             if job.is_in_lane:
                 self.placement.push(job)
@@ -166,25 +171,17 @@ class Board:
         job.stopping = lease.fence
         effects.append(TellStop(lease.worker, Stop(lease.fence, ending)))
 
-    def end(self, job: Job, ended: EndOfRun, now: Now, effects: list[Effect]) -> None:
+    def end(self, job: Job, ended: EndOfRun | Report, now: Now, effects: list[Effect]) -> None:
         """Record the outcome of a job that has just moved to a terminal state."""
         spec = job.spec
+        admitted, state, wall = job.admitted, job.state, now.wall
         outcome = Outcome(
-            job=spec.id,
-            run=job.run,
-            state=job.state,
-            ended=now.wall,
-            payload=ended.payload,
-            certificate=ended.certificate,
-            attempts=job.attempts,
-            worker=job.worker,
-            items=spec.items,
+            spec.id, job.run, state, wall, ended.payload, ended.certificate, job.attempts, job.worker, spec.items
         )
         keep_seconds = spec.options.result_ttl
-        if job.state is JobState.DEAD_LETTER:
+        if state is _DEAD_LETTER:
             keep_seconds = max(keep_seconds, self.settings.dead_retention_seconds)
-        keep_until = now.wall + keep_seconds
-        effects.append(Ended(job.seq, ended.fence, outcome, keep_until, owner=job.admitted.owner, output=ended.output))
+        effects.append(Ended(admitted.seq, ended.fence, outcome, wall + keep_seconds, admitted.owner, ended.output))
         self.retire(job)
 
     def retire(self, job: Job) -> None:
@@ -207,7 +204,7 @@ class Board:
 
     def forget_if_settled(self, job: Job) -> None:
         """Drop an ended job that the store has, once no attempt of it can be alive."""
-        if job.is_terminal and job.is_settled and not job.stopping and self.jobs.get(job.spec.id) is job:
+        if not job.stopping and job.is_settled and job.is_terminal and self.jobs.get(job.spec.id) is job:
             self.counts[job.state] -= 1
             del self.jobs[job.spec.id]
 
@@ -232,7 +229,7 @@ class Board:
 
 
 class EndOfRun(Struct, frozen=True, gc=False):
-    """What `Board.end` has to record besides what the job's record says."""
+    """What `Board.end` has to record besides what the job's record says. Of a success, the report has all of it."""
 
     fence: Fence = 0
     payload: Payload = b""

@@ -12,7 +12,9 @@ from cluster.core.chunks import Progress
 from cluster.core.effects import Admitted
 from cluster.core.policy import is_at_most_once
 from cluster.core.records import Fence, JobSpec, WorkerId
-from cluster.core.states import TERMINAL, JobState
+from cluster.core.states import IS_TERMINAL, JobState
+
+_QUEUED = JobState.QUEUED  # a look at an enum's class costs as much as making a record, on Python 3.11
 
 
 class Job(Struct, gc=False, eq=False):
@@ -45,18 +47,18 @@ class Job(Struct, gc=False, eq=False):
     @property
     def is_terminal(self) -> bool:
         """The run has its outcome."""
-        return self.state in TERMINAL
+        return IS_TERMINAL[self.state]
 
     @property
     def is_in_lane(self) -> bool:
         """It waits in a lane of `placement`, and nowhere else."""
-        return self.state is JobState.QUEUED and not self.stopping
+        return self.state is _QUEUED and not self.stopping
 
     @property
     def must_be_durable(self) -> bool:
         """It may not start before its admission, nor (at most once) before its lease, is durable."""
-        options = self.spec.options
-        return (options.crash_limit == 0 and is_at_most_once(options)) or self.spec.key != ""
+        spec = self.spec
+        return spec.key != "" or (not spec.options.crash_limit and is_at_most_once(spec.options))
 
 
 class LeaseHeld(Struct, gc=False, eq=False):

@@ -9,6 +9,7 @@ from cluster.core.job import Job, LeaseHeld, WorkerHeld
 from cluster.core.records import Certificate, Ending, Fence, Lease, Now, Report
 from cluster.core.states import Cause
 
+_LEASE = Cause.LEASE  # a look at an enum's class costs as much as making a record, on Python 3.11
 _STOPPED_IN_VAIN = "its worker stopped it by an order of a master that died before that was durable"
 
 
@@ -21,7 +22,8 @@ def on_poll(board: Board, event: events.Poll, now: Now, effects: list[Effect]) -
     if not leased:
         return
     effects.append(Leased(worker.id, tuple(leased)))
-    effects.extend(TellGranted(worker.id, job.fence) for job in leased if not board.leases[job.fence].is_granted)
+    held = board.leases
+    effects.extend([TellGranted(worker.id, job.fence) for job in leased if not held[job.fence].is_granted])
 
 
 def on_lease_durable(board: Board, event: events.LeaseDurable, _now: Now, _effects: list[Effect]) -> None:
@@ -92,12 +94,12 @@ def describe(board: Board, fence: Fence) -> Lease:
 
 
 def _lease(board: Board, worker: WorkerHeld, job: Job, now: Now) -> LeasedJob:
-    board.move(job, Cause.LEASE)
-    fence = board.issue_fence()
-    job.attempts += 1
-    job.fence = fence
+    board.move(job, _LEASE)
+    job.fence = fence = board.issue_fence()
+    job.attempts = attempt = job.attempts + 1
     job.started = now.wall
-    job.worker = worker.id
-    lease = LeaseHeld(fence, job, worker.id, job.run, job.attempts, is_granted=not job.must_be_durable)
+    job.worker = name = worker.id
+    run = job.run
+    lease = LeaseHeld(fence, job, name, run, attempt, not job.must_be_durable)
     board.leases[fence] = worker.leases[fence] = lease
-    return LeasedJob(fence, job.seq, job.run, job.attempts)
+    return LeasedJob(fence, job.admitted.seq, run, attempt)

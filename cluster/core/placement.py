@@ -17,12 +17,15 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from cluster.core.job import Job, WorkerHeld
+from cluster.core.records import Options
 from cluster.core.states import JobState
 
 LaneKey: TypeAlias = tuple[str, tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]]
 
 # Rebuilding costs time in proportion to the lane; small lanes are left alone.
 MAX_STALE_ENTRIES = 1024
+
+_QUEUED = JobState.QUEUED  # a look at an enum's class costs as much as making a record, on Python 3.11
 
 
 class Lane:
@@ -63,27 +66,31 @@ class Lane:
             jobs = self._by_priority[-self._priorities[0]]
             while jobs:
                 job = jobs[0]
-                if job.state is JobState.QUEUED and not job.stopping:
+                if job.state is _QUEUED and not job.stopping:
                     return job
                 jobs.popleft()
                 self._entries -= 1
             del self._by_priority[-heapq.heappop(self._priorities)]
         return None
 
-    def pop(self) -> Job | None:
-        """Take the next job out."""
-        job = self.head()
-        if job is not None:
-            self._by_priority[-self._priorities[0]].popleft()
-            self._entries -= 1
-            self.live -= 1
-        return job
+    def take(self, most: int) -> Iterator[Job]:
+        """Take the next jobs out, at most so many; each must have left QUEUED before the next one is asked for."""
+        while most > 0 and self.head() is not None:
+            jobs = self._by_priority[-self._priorities[0]]
+            while jobs and most > 0:
+                job = jobs.popleft()
+                self._entries -= 1
+                # A job that was cancelled and requeued is here twice.
+                if job.state is _QUEUED and not job.stopping:
+                    self.live -= 1
+                    most -= 1
+                    yield job
 
     def _rebuild(self) -> None:
         fresh: dict[int, deque[Job]] = {}
         for priority, jobs in self._by_priority.items():
             # A dict keeps order and drops the second entry of a job that was cancelled and requeued.
-            queued = {id(job): job for job in jobs if job.state is JobState.QUEUED and not job.stopping}
+            queued = {id(job): job for job in jobs if job.state is _QUEUED and not job.stopping}
             if queued:
                 fresh[priority] = deque(queued.values())
         self._by_priority = fresh
@@ -97,47 +104,44 @@ class Placement:
     def __init__(self) -> None:
         self.paused: set[str] = set()
         self._lanes: dict[LaneKey, Lane] = {}
+        # The lane of the last job that came, and its options: jobs of one kind share that record.
+        self._latest: Lane | None = None
+        self._latest_options: Options | None = None
 
     def push(self, job: Job, *, first: bool = False) -> None:
         """Queue a job that has become QUEUED."""
         options = job.spec.options
-        key = (options.queue, options.resources, options.labels)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(key)
+        lane = self._latest
+        if lane is None or options is not self._latest_options:
+            lane = self._latest = self._lane_of(options)
+            self._latest_options = options
         lane.push(job, first=first)
 
     def forget(self, job: Job) -> None:
         """A job has left QUEUED without being popped."""
         options = job.spec.options
-        key = (options.queue, options.resources, options.labels)
-        lane = self._lanes[key]
+        lane = self._lanes[options.queue, options.resources, options.labels]
         lane.forget()
-        if not lane.live:
-            del self._lanes[key]
+        self._drop_if_empty(lane)
 
     def pop(self, worker: WorkerHeld, capacity: int) -> Iterator[Job]:
-        """The next jobs for this worker, at most `capacity`; their resources are taken from its free ones."""
+        """The next jobs for this worker, at most `capacity`; their resources are taken from its free ones.
+
+        Each must have left QUEUED before the next one is asked for.
+        """
         while capacity > 0:
             lanes = [lane for lane in self._lanes.values() if self._fits(lane, worker)]
             if not lanes:
                 return
-            if len(lanes) == 1:
-                # The common case pays for no comparison. Resources may run out on the way, so those are asked again.
-                batch = 1 if lanes[0].key[1] else capacity
-            else:
-                lanes = [min(lanes, key=_rank)]
-                batch = 1
-            for _ in range(batch):
-                job = lanes[0].pop()
-                if job is None:
-                    break
-                for name, amount in lanes[0].key[1]:
+            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_rank)
+            resources = lane.key[1]
+            # With one lane nothing is compared, and nothing asked again unless resources may run out on the way.
+            for job in lane.take(1 if resources or len(lanes) > 1 else capacity):
+                for name, amount in resources:
                     worker.free[name] -= amount
                 capacity -= 1
                 yield job
-            if not lanes[0].live:
-                del self._lanes[lanes[0].key]
+            self._drop_if_empty(lane)
 
     def has_work(self) -> bool:
         """Some job may be leased now, if there is a worker that fits. May be asked from any thread."""
@@ -150,6 +154,19 @@ class Placement:
         for lane in self._lanes.values():
             depths[lane.key[0]] = depths.get(lane.key[0], 0) + lane.live
         return depths
+
+    def _lane_of(self, options: Options) -> Lane:
+        key = (options.queue, options.resources, options.labels)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        return lane
+
+    def _drop_if_empty(self, lane: Lane) -> None:
+        if not lane.live:
+            del self._lanes[lane.key]
+            if lane is self._latest:
+                self._latest = None
 
     def _fits(self, lane: Lane, worker: WorkerHeld) -> bool:
         queue, resources, labels = lane.key

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from msgspec import structs
 
 from cluster.core import chunks, events, policy
@@ -13,11 +16,16 @@ from cluster.core.records import Certificate, Ending, JobId, Now, Report
 from cluster.core.states import Cause, JobState
 from cluster.core.timers import Timer
 
+# Asked for with every job; on Python 3.11 a look at an enum's class costs as much as making a record.
+_ASSIGNED, _START, _SUCCEED, _SUCCEEDED = JobState.ASSIGNED, Cause.START, Cause.SUCCEED, Ending.SUCCEEDED
+_NOBODY: Mapping[JobId, Job] = MappingProxyType({})
+
 
 def on_reported(board: Board, event: events.Reported, now: Now, effects: list[Effect]) -> None:
     """Take each report by its fence; late, repeated and foreign ones change nothing and are counted."""
+    worker, current_lease = event.worker, board.current_lease
     for report in event.reports:
-        lease = board.current_lease(event.worker, report.fence)
+        lease = current_lease(worker, report.fence)
         if lease is None:
             _fence_off(board, event, report)
             continue
@@ -29,10 +37,13 @@ def settle(board: Board, lease: LeaseHeld, report: Report, now: Now, effects: li
     """End a lease's attempt as the report says."""
     job = lease.job
     board.release(lease)
-    if job.state is JobState.ASSIGNED:
-        board.move(job, Cause.START)
-    if report.ending is Ending.SUCCEEDED and not job.spec.items:
-        complete(board, job, EndOfRun(report.fence, report.payload, None, report.output), now, effects)
+    if job.state is _ASSIGNED:
+        board.move(job, _START)
+    if report.ending is _SUCCEEDED and not job.spec.items:
+        if report.certificate is None:
+            complete(board, job, report, now, effects)
+        else:  # a success has nothing to certify
+            complete(board, job, EndOfRun(report.fence, report.payload, None, report.output), now, effects)
         return
     certificate = _signed(report, lease)
     if job.spec.items:
@@ -48,12 +59,12 @@ def settle(board: Board, lease: LeaseHeld, report: Report, now: Now, effects: li
         give_up(board, job, EndOfRun(report.fence, report.payload, certificate, report.output), now, effects)
 
 
-def complete(board: Board, job: Job, ended: EndOfRun, now: Now, effects: list[Effect]) -> None:
+def complete(board: Board, job: Job, ended: EndOfRun | Report, now: Now, effects: list[Effect]) -> None:
     """The run succeeded: record it, and release the jobs that waited for it."""
-    board.move(job, Cause.SUCCEED)
+    board.move(job, _SUCCEED)
     board.counters.completed += 1
     board.end(job, ended, now, effects)
-    for dependant in board.dependants.pop(job.spec.id, {}).values():
+    for dependant in board.dependants.pop(job.spec.id, _NOBODY).values():
         dependant.unmet -= 1
         if dependant.unmet or dependant.state is JobState.SUBMITTED:
             continue

@@ -13,29 +13,31 @@ class Shelf:
     """Functions by digest, with the number of live jobs that refer to each."""
 
     def __init__(self) -> None:
-        self._blobs: dict[Digest, FunctionBlob] = {}
+        self.blobs: dict[Digest, FunctionBlob] = {}  # for others to look into
         self._users: dict[Digest, int] = {}
         self._idle: dict[Digest, None] = {}  # ordered: the one idle for longest is dropped first
 
     def __contains__(self, digest: Digest) -> bool:
-        return digest in self._blobs
+        return digest in self.blobs
 
     def get(self, digest: Digest) -> FunctionBlob | None:
         """The function, if it is here."""
-        return self._blobs.get(digest)
+        return self.blobs.get(digest)
 
     def offer(self, blob: FunctionBlob) -> None:
         """Put a function on the shelf; without users it stays only for a while."""
-        if blob.digest not in self._blobs:
-            self._blobs[blob.digest] = blob
+        if blob.digest not in self.blobs:
+            self.blobs[blob.digest] = blob
             self._rest(blob.digest)
 
     def acquire(self, digest: Digest) -> bool:
         """Count one more job; True if it is the first, so that the store must be told of the function again."""
         users = self._users.get(digest, 0)
         self._users[digest] = users + 1
+        if users:
+            return False
         self._idle.pop(digest, None)
-        return users == 0
+        return True
 
     def release(self, digest: Digest) -> None:
         """Count one job less."""
@@ -51,4 +53,4 @@ class Shelf:
         if len(self._idle) > MAX_IDLE_FUNCTIONS:
             oldest = next(iter(self._idle))
             del self._idle[oldest]
-            del self._blobs[oldest]
+            del self.blobs[oldest]

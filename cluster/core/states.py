@@ -60,6 +60,7 @@ class IllegalMove(AssertionError):
 S, C = JobState, Cause
 
 TERMINAL = frozenset({S.COMPLETED, S.DEAD_LETTER, S.CANCELLED, S.EXPIRED})
+IS_TERMINAL = [state in TERMINAL for state in range(max(S) + 1)]  # by state: hashing one costs a Python call
 # In a worker's hands: only these two carry a lease that can still be reported on.
 HELD = frozenset({S.ASSIGNED, S.RUNNING})
 
@@ -90,8 +91,9 @@ for _state in _LIVE:
     MOVES[_state][C.CANCEL] = S.CANCELLED
     MOVES[_state][C.EXPIRE] = S.EXPIRED
 
-# The same table as rows of a list: hashing an enum member costs a Python call, and this is asked four times a job.
-_ROWS: list[list[JobState | None]] = [
+# The same table as rows of a list, for `Board.move`: hashing an enum member costs a Python call, and this is asked four
+# times a job.
+ROWS: list[list[JobState | None]] = [
     [MOVES[JobState(state)].get(Cause(cause)) if state and cause else None for cause in range(max(Cause) + 1)]
     for state in range(max(JobState) + 1)
 ]
@@ -99,10 +101,15 @@ _ROWS: list[list[JobState | None]] = [
 
 def next_state(state: JobState, cause: Cause) -> JobState:
     """The state that `cause` leads to; `IllegalMove` where the table has none."""
-    target = _ROWS[state][cause]
+    target = ROWS[state][cause]
     if target is None:
-        raise IllegalMove(f"a job that is {state.name} can't move by {cause.name}")
+        raise illegal_move(state, cause)
     return target
+
+
+def illegal_move(state: JobState, cause: Cause) -> IllegalMove:
+    """What to raise where the table has no move."""
+    return IllegalMove(f"a job that is {state.name} can't move by {cause.name}")
 
 
 def mermaid() -> str:

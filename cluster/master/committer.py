@@ -137,18 +137,15 @@ class Committer:
 
     def append(self, effects: list[Effect], then: Then | None = None) -> list[Effect]:
         """Enter a decision into the log; the effects that need no commit are returned. The lock is held."""
-        early: list[Effect] = []
-        late: list[Effect] = []
-        for effect in effects:
-            if type(effect) in _EARLY:
-                early.append(effect)
-                continue
-            if type(effect) is Ended:
-                self._undurable[effect.outcome.job] = effect.outcome
-            late.append(effect)
+        late = [effect for effect in effects if type(effect) not in _EARLY]
+        ended = [effect.outcome for effect in late if type(effect) is Ended]
+        if ended:
+            self._undurable.update([(outcome.job, outcome) for outcome in ended])
         if late or then is not None:
             self._log.append((late, then))
-        return early
+        if len(late) == len(effects):
+            return []
+        return [effect for effect in effects if type(effect) in _EARLY]
 
     def kick(self) -> None:
         """Have the log written: by the committer thread, or right here. The lock is not held."""
@@ -244,12 +241,13 @@ class Committer:
         return True
 
     def _tell(self, effects: list[Effect], thens: list[Then]) -> None:
-        ended = [effect for effect in effects if type(effect) is Ended]
+        ended = [effect.outcome for effect in effects if type(effect) is Ended]
         if ended:
+            undurable = self._undurable
             with self._lock:
-                for effect in ended:
-                    if self._undurable.get(effect.outcome.job) is effect.outcome:
-                        del self._undurable[effect.outcome.job]
+                for outcome in ended:
+                    if undurable.get(outcome.job) is outcome:
+                        del undurable[outcome.job]
         self._audience.tell_durable(effects)
         for then in thens:
             then()

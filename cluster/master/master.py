@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
@@ -149,28 +150,29 @@ class Master:
                     if self.board.placement.has_work():
                         self.mailboxes.wake_all()
 
-    def tell_durable(self, effects: Sequence[Effect]) -> None:
+    def tell_durable(self, effects: Sequence[Effect]) -> None:  # noqa: C901 - one branch for each kind
         """Acknowledgements, outcomes and grants, after the commit that made them true."""
-        accepted: dict[int, list[JobId]] = {}
-        ended: dict[int, list[Outcome]] = {}
+        accepted: dict[int, list[JobId]] = defaultdict(list)
+        ended: dict[int, list[Outcome]] = defaultdict(list)
         settled: list[tuple[JobId, int]] = []
         admitted: list[JobId] = []
         for effect in effects:
-            kind = type(effect)
-            if kind is Admitted:
-                accepted.setdefault(effect.owner, []).append(effect.spec.id)  # type: ignore[union-attr]
-            elif kind is Ended:
-                outcome = effect.outcome  # type: ignore[union-attr]
+            if type(effect) is Admitted:
+                accepted[effect.owner].append(effect.spec.id)
+            elif type(effect) is Ended:
+                outcome = effect.outcome
                 settled.append((outcome.job, outcome.run))
-                for session in self.sessions.interested(effect.owner, outcome.job, outcome.run):  # type: ignore[union-attr]
-                    ended.setdefault(session, []).append(outcome)
+                if not self.sessions.is_watched(outcome.job):
+                    ended[effect.owner].append(outcome)
+                    continue
+                for session in self.sessions.interested(effect.owner, outcome.job, outcome.run):
+                    ended[session].append(outcome)
             elif isinstance(effect, TellAccepted):
-                accepted.setdefault(effect.owner, []).append(effect.job)
+                accepted[effect.owner].append(effect.job)
             elif isinstance(effect, TellAdmitted):
                 admitted.append(effect.job)
             elif isinstance(effect, TellGranted):
-                self.decide(events.LeaseDurable(effect.worker, effect.fence))
-                self.mailboxes.post_granted(effect.worker, effect.fence)
+                self._grant(effect)
         for session, jobs in accepted.items():
             self.sessions.accepted(session, jobs)
         for session, outcomes in ended.items():
@@ -179,6 +181,10 @@ class Master:
             self.decide(events.OutcomesDurable(tuple(settled)))
         if admitted:
             self.decide(events.AdmissionsDurable(tuple(admitted)))
+
+    def _grant(self, granted: TellGranted) -> None:
+        self.decide(events.LeaseDurable(granted.worker, granted.fence))
+        self.mailboxes.post_granted(granted.worker, granted.fence)
 
     def _concerned(self, refused: TellRefused) -> tuple[int, ...]:
         """Whom to tell of a refusal: of a job that is undone, those who watch it too, for no outcome will follow."""

@@ -21,6 +21,7 @@ class Sessions:
         self._sinks: dict[int, Sink] = {}
         self._watchers: dict[JobId, dict[int, int]] = {}  # by job: session and the run that it waits for
         self._lock = threading.Lock()  # guards `_watchers`
+        self.is_watched = self._watchers.__contains__  # somebody besides its owner waits for the job
         self._numbers = itertools.count(1)
 
     def open(self, sink: Sink) -> int:

@@ -141,12 +141,14 @@ class MemoryStore:
         seq = record.seq
         self._end_lease(seq, record.fence)
         admitted = self._jobs.get(seq)
-        if admitted is None or record.outcome.run < self._runs.get(seq, 1):
+        if admitted is None or (self._runs and record.outcome.run < self._runs.get(seq, 1)):
             return
-        self._forget_end(seq)
+        if seq in self._ended:
+            self._forget_end(seq)
         self._ended[seq] = record
         self._ended_bytes += _weight(admitted, record)
-        self._next_overdue = min(self._next_overdue, record.keep_until)
+        if record.keep_until < self._next_overdue:  # noqa: PLR1730 - as in `_end_lease`
+            self._next_overdue = record.keep_until
 
     def _attempt_failed(self, record: AttemptFailed) -> None:
         seq = record.seq

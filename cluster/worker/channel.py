@@ -34,6 +34,7 @@ from cluster.worker.vector import Received
 
 INLINE, IN_MEMFD = 0, 1
 HEADER = struct.Struct(">BQ")
+_HEADER_BYTES, _read_header = HEADER.size, HEADER.unpack_from
 # Larger bodies go through a memfd: a datagram must fit into the socket's send buffer as a whole, and Linux gives an
 # unprivileged process 208 KiB of that unless told otherwise.
 MAX_INLINE_BYTES = 128 * 1024
@@ -175,14 +176,14 @@ def open_received(received: Received) -> tuple[Fence, bytes | memoryview]:
     datagram, descriptors, is_cut = received
     if descriptors:
         return _open_memfd(datagram, descriptors)
-    if len(datagram) < HEADER.size:
+    if len(datagram) < _HEADER_BYTES:
         if not datagram:
             raise EOFError("its end of the socket is closed")
         raise Nonsense("a datagram too short to be a message")
-    where, fence = HEADER.unpack_from(datagram)
+    where, fence = _read_header(datagram)
     if where != INLINE or is_cut:
         raise Nonsense("a datagram that is no message")
-    return fence, datagram[HEADER.size :]
+    return fence, datagram[_HEADER_BYTES:]
 
 
 def make_pair() -> tuple[Channel, Channel]:

@@ -18,6 +18,8 @@ import resource
 import socket
 import sys
 import time
+from os import getpid
+from time import perf_counter
 from typing import NoReturn
 
 from msgspec import structs
@@ -69,6 +71,7 @@ class Child:
         self._hand: tuple[Fence, Task, float] | None = None  # the job in hand, and the wall time of its start
         self._cpu_seconds = 0.0  # of this process, when last read
         self._unmeasured_seconds = 0.0  # that jobs have taken since
+        isolation.mark_output(kept.output)
         dependency.inside_job = True
 
     def serve(self) -> NoReturn:
@@ -93,14 +96,15 @@ class Child:
     def _attempt(self, fence: Fence, task: Task) -> None:
         started = time.time()
         self._begin(fence, task, started)
-        clock = time.perf_counter()
-        ended = self._run(fence, task)
-        seconds = time.perf_counter() - clock
-        if os.getpid() != self._pid:
+        clock = perf_counter()
+        ended = self._run(fence, task) if task.ranges else run_call(self._functions, task, self._setup.max_result_bytes)
+        seconds = perf_counter() - clock
+        if getpid() != self._pid:
             isolation.vanish()  # the job forked, and this is the copy: it must not speak for us, nor take jobs
         isolation.restore_signals()
         job_context.install(None)
-        dependency.current.clear()
+        if task.inputs:
+            dependency.current.clear()
         if self._scratch and not scratch.empty(self._scratch):
             isolation.renew_directory(self._kept.directory, self._scratch)
         printed = self._collect_output()
@@ -142,9 +146,8 @@ class Child:
         return JobContext(task.job, run=task.run, attempt=task.attempt, fence=fence, deadline=deadline, say=say)
 
     def _run(self, fence: Fence, task: Task) -> Ended:
+        """Run a chunk."""
         limit = self._setup.max_result_bytes
-        if not task.ranges:
-            return run_call(self._functions, task, limit)
         # A timeout counts for each item, so the supervisor must hear when each begins.
         if not task.careful and task.timeout is None:
             return run_chunk(self._functions, task, limit)
@@ -162,9 +165,23 @@ class Child:
             self._channel.send(fence, encode(message))
 
     def _collect_output(self) -> bytes:
+        out, err = self._streams
+        try:
+            out.flush()
+            err.flush()
+            if sys.stdout is out and sys.stderr is err and isolation.is_output_untouched():
+                return b""
+        except (OSError, ValueError):  # closed
+            pass
+        printed = self._take_output()
+        isolation.mark_output(self._kept.output)
+        return printed
+
+    def _take_output(self) -> bytes:
+        """What is in the file; and what the job did to the streams is put right."""
         try:
             for stream in self._streams:
-                stream.flush()
+                stream.flush()  # raises if it is closed
             is_whole = (
                 isolation.is_standard_output(self._kept.output)
                 and sys.stdout is self._streams[0]

@@ -29,6 +29,9 @@ from cluster.worker.slots import Slots
 # More than a socket usually holds is not worth encoding before it was asked.
 MAX_BATCH_BYTES = 256 * 1024
 
+_header = HEADER.pack
+_READY = Phase.READY  # a look at an enum's class is slow on Python 3.11
+
 # What msgspec raises for what it can't encode: a payload of 4 GiB, a number beyond 64 bits, a broken string.
 UNENCODABLE = (MsgspecError, ValueError, OverflowError)
 
@@ -81,10 +84,10 @@ class _Share:
         self._ends: list[int] = []
 
     def is_full_with(self, seconds: float) -> bool:
-        """A job of so many seconds would be one too many, or have to wait too long."""
+        """Another job of so many seconds, besides those it has, would be one too many, or have to wait too long."""
         if self._slot.threads:
             return self.queued >= self.most
-        return self.queued > 0 and (self.queued >= self.most or self.load_seconds + seconds > QUEUED_SECONDS)
+        return self.queued >= self.most or self.load_seconds + seconds > QUEUED_SECONDS
 
     def send(self) -> None:
         """Send what there is room for, and report at once what can't be run here."""
@@ -148,7 +151,7 @@ class _Share:
         """Add a datagram to the batch; False if it can't be one."""
         datagrams = self._datagrams
         start = len(datagrams)
-        datagrams += HEADER.pack(INLINE, lease.fence)
+        datagrams += _header(INLINE, lease.fence)
         try:
             encode_into(task, datagrams, -1)
         except UNENCODABLE:
@@ -229,7 +232,7 @@ def _share_out(slots: Slots, now: float) -> list[_Share]:
             if not backlog:
                 break
             seconds = estimate(backlog[0])
-            if share.is_full_with(seconds):
+            if share.queued and share.is_full_with(seconds):
                 continue
             share.leases.append((backlog.popleft(), seconds))
             share.queued += 1
@@ -239,4 +242,4 @@ def _share_out(slots: Slots, now: float) -> list[_Share]:
 
 
 def _load(slot: Slot) -> tuple[bool, float]:
-    return slot.phase is not Phase.READY, slot.load_seconds
+    return slot.phase is not _READY, slot.load_seconds

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from os import lseek
 from typing import NoReturn, TextIO
 
 _PR_SET_PDEATHSIG = 1
@@ -90,6 +91,20 @@ def open_streams() -> tuple[TextIO, TextIO]:
     """New `sys.stdout` and `sys.stderr` on descriptors 1 and 2."""
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     return sys.stdout, sys.stderr
+
+
+def mark_output(output: int) -> None:
+    """Make the output file's position one that `is_output_untouched` recognises."""
+    os.lseek(output, _NOWHERE, os.SEEK_SET)
+
+
+def is_output_untouched() -> bool:
+    """Whether 1 and 2 still are the marked file, and nothing was written since. Raises `OSError` if one is closed.
+
+    Duplicates of a descriptor share its position. Where all writing appends, each write moves it to the end (but for
+    `pwrite`: such text is found, and told, with the next that is written).
+    """
+    return lseek(1, 0, 1) == _NOWHERE == lseek(2, 0, 1)  # 1: SEEK_CUR
 
 
 def is_standard_output(output: int) -> bool:

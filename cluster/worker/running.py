@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from pickle import dumps, loads
 from typing import Any
 
 import cloudpickle
@@ -22,6 +23,8 @@ from cluster.worker.functions import Functions
 
 # Exactly these types (no subclass) need none of cloudpickle's care, and are what most jobs return.
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None)})
+
+_SUCCEEDED = Ending.SUCCEEDED  # a look at an enum's class is slow on Python 3.11
 
 # What was being done when an exception came: how that ends the job, and the first words of the reason.
 _FUNCTION = (Ending.UNPICKLABLE, "its function can't be unpickled on the worker:")
@@ -47,11 +50,11 @@ def run_call(functions: Functions, task: Task, max_result_bytes: int) -> Ended:
     try:
         function = functions.load(task)
         stage = _ARGUMENTS
-        args, kwargs = pickle.loads(task.args)
+        args, kwargs = loads(task.args)
         stage = _CALL
         result = function(*args, **kwargs)
         stage = _RESULT
-        payload = dump(result)
+        payload = dumps(result, 5) if type(result) in _ATOMS else dump(result)
     except BaseException as error:
         # The exception's traceback holds this frame, and this frame the arguments.
         function = args = kwargs = result = None
@@ -60,7 +63,7 @@ def run_call(functions: Functions, task: Task, max_result_bytes: int) -> Ended:
         return Ended(ending, data, describe(error, ending, what))
     if len(payload) > max_result_bytes:
         return _too_large(len(payload), max_result_bytes)
-    return Ended(Ending.SUCCEEDED, payload)
+    return Ended(_SUCCEEDED, payload)
 
 
 def run_chunk(functions: Functions, task: Task, max_result_bytes: int) -> Ended:
@@ -109,7 +112,7 @@ def sum_up(segments: tuple[Segment, ...], judged: list[Segment]) -> Ended:
 def dump(value: Any) -> Payload:
     """Pickle what a job returned."""
     if type(value) in _ATOMS:
-        return pickle.dumps(value, 5)
+        return dumps(value, 5)
     data: bytes = cloudpickle.dumps(value, protocol=5)
     return data
 

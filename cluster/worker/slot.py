@@ -47,6 +47,9 @@ class Phase(Enum):
     DYING = "dying"  # killed; its death will be told
 
 
+_READY, _STARTING = Phase.READY, Phase.STARTING  # a look at an enum's class is slow on Python 3.11
+
+
 @dataclass(frozen=True, slots=True)
 class Doom:
     """Why the supervisor killed a child, and what that means for the job in hand. None in hand: for nobody."""
@@ -118,7 +121,7 @@ class Slot:
     def is_open(self) -> bool:
         """Jobs may be sent to it."""
         return (
-            (self.phase is Phase.READY or self.phase is Phase.STARTING)
+            (self.phase is _READY or self.phase is _STARTING)
             and self.doom is None
             and not self.is_full
             and len(self.outstanding) < self.most_outstanding
@@ -179,7 +182,7 @@ class Slot:
         self.outstanding[lease.fence] = Sent(lease, estimate, now)
         self.load_seconds += estimate
         if is_first:
-            self.begin_next(now if self.phase is Phase.READY else NEVER)
+            self.begin_next(now if self.phase is _READY else NEVER)
 
     def remove(self, fence: Fence, now: float) -> Lease:
         """The job in hand is over; the next one, if there is one, begins now."""
@@ -199,14 +202,14 @@ class Slot:
             self.segments = []
         if self.flood.taken:
             self.flood = Flood()
-        head = self.head
-        if head is None or now == NEVER:
-            self.started = self.deadline = self.look_at = NEVER
-            return
-        self.started = now
-        self.look_at = now + LOOK_SECONDS
-        timeout = head.options.timeout
-        self.deadline = NEVER if timeout is None else now + timeout
+        if now != NEVER:
+            for sent in self.outstanding.values():  # the first of them
+                self.started = now
+                self.look_at = now + LOOK_SECONDS
+                timeout = sent.lease.options.timeout
+                self.deadline = NEVER if timeout is None else now + timeout
+                return
+        self.started = self.deadline = self.look_at = NEVER
 
     def restart_clock(self, head: Lease, now: float) -> None:
         """The head's timeout counts from now."""

@@ -40,15 +40,22 @@ from cluster.worker.config import WorkerConfig
 from cluster.worker.nursery_link import NurseryLink
 from cluster.worker.outbox import Outbox
 from cluster.worker.prefetch import MAX_QUEUED, QUEUED_SECONDS, Durations
-from cluster.worker.slot import NEVER, Doom, Slot
+from cluster.worker.slot import NEVER, Doom, Phase, Slot
 from cluster.worker.vector import MAX_DATAGRAMS, Courier, Single
 
+# While each child has at least so many jobs, results may gather: for this share of the time that it will take for them
+# (as estimated, and estimates are never below `MIN_JOB_SECONDS`), and no longer than the limit.
+MIN_GATHERED = 8
+SLACK_SHARE = 0.25
+MAX_SLACK_SECONDS = 0.0005
 # So that one child that talks without end can't keep the supervisor from the others.
 MAX_MESSAGES_PER_TURN = 256
 # After an order that the nursery wouldn't take.
 RESPAWN_SECONDS = 0.05
 # Of a stopped or dead child everything is read; this much never fits into a socket.
 EVERYTHING = 1 << 20
+
+_READY = Phase.READY  # a look at an enum's class is slow on Python 3.11
 
 log = logging.getLogger("cluster.worker")
 
@@ -136,6 +143,20 @@ class Slots:
                     return True
         return False
 
+    def slack(self) -> float:
+        """How long all children can do without us, in seconds; 0 unless each has many short jobs.
+
+        A turn for each result would cost more than the job. While children have enough to do, results may gather.
+        """
+        least = NEVER
+        for slot in self.all:
+            if len(slot.outstanding) < MIN_GATHERED or slot.phase is not _READY:
+                if slot.outstanding:
+                    return 0.0
+                continue
+            least = min(least, slot.load_seconds)
+        return min(least * SLACK_SHARE, MAX_SLACK_SECONDS) if least < QUEUED_SECONDS else 0.0
+
     def confirm_stop(self, fence: Fence) -> None:
         """An attempt that was ordered to stop does not run here, and won't: a lease that still waits is dropped."""
         for lease in self.backlog:
@@ -160,6 +181,7 @@ class Slots:
         while limit > 0 and is_sound:
             batch = self.courier.receive(end)
             # To its end, whatever is in it: it is off the socket, and its descriptors are ours to close.
+            slot.refusals = 0
             for received in batch:
                 try:
                     fence, body = open_received(received)
@@ -168,7 +190,6 @@ class Slots:
                     self.on_nonsense(slot, str(error) or type(error).__name__)
                     is_sound = False
                     continue
-                slot.refusals = 0
                 if type(message) is Finished:
                     self._on_finished(slot, fence, message, now)
                 else:
@@ -187,16 +208,15 @@ class Slots:
         if slot.threads:
             threads.on_finished(self, slot, fence, message, now)
             return
-        report, head = message.report, slot.head
-        if head is None or head.fence != fence or report.fence != fence:
+        report = message.report
+        if report.fence != fence or fence != next(iter(slot.outstanding), 0):
             self.on_nonsense(slot, "a result of a job that it doesn't have")
             return
         if slot.segments:
             report = structs.replace(report, segments=(*slot.segments, *report.segments))
         if slot.flood.taken:
             report = structs.replace(report, output=slot.flood.complete(report.output, self.config.max_output_bytes))
-        slot.remove(fence, now)
-        self.durations.note(head, report.seconds)
+        self.durations.note(slot.remove(fence, now), report.seconds)
         self.outbox.reports.append(report)
         slot.jobs_done += 1
         slot.failures_in_a_row = 0

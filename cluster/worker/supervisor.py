@@ -8,8 +8,8 @@
                                         └───────────────┘
 
 A turn: take in everything that children and nursery have said; do what is due (`watch`); tell the desk, in one call of
-each kind (`outbox`); ask it for as much as the slots have room for; deal that out. It runs no user code and unpickles
-nothing. The board in the master is the authority on every lease; this thread is the authority on which child has which
+each kind (`outbox`); ask it for as much as the slots have room for; deal that out. While every child has many short jobs
+before it, the next turn waits a moment, so that results gather. It runs no user code and unpickles nothing. The board in the master is the authority on every lease; this thread is the authority on which child has which
 job. All state below belongs to this thread; other threads set flags and ring the eventfd, and read counters.
 
 Who dies, and what follows:
@@ -236,6 +236,8 @@ class Supervisor:
             self._beat(now)
         if self._is_draining:
             self._check_drained()
+        elif (pause := slots.slack()) > 0.0:
+            time.sleep(pause)
 
     def _patience(self) -> float:
         if self._is_rung:  # perhaps by this thread, and then without a write

@@ -76,8 +76,8 @@ MUTATIONS = (
     Mutation(
         "a requeued job is leased although its last attempt has still to stop",
         "core/job.py",
-        "return self.state is JobState.QUEUED and not self.stopping",
-        "return self.state is JobState.QUEUED",
+        "return self.state is _QUEUED and not self.stopping",
+        "return self.state is _QUEUED",
     ),
     Mutation(
         "dependants of a failed job go on waiting",
@@ -94,13 +94,13 @@ MUTATIONS = (
     Mutation(
         "an at-most-once job starts before its lease is durable",
         "core/leases.py",
-        "is_granted=not job.must_be_durable",
-        "is_granted=True",
+        "attempt, not job.must_be_durable)",
+        "attempt, True)",
     ),
     Mutation(
         "a job with a key starts before its admission is durable",
         "core/job.py",
-        'or self.spec.key != ""',
+        'spec.key != "" or ',
         "",
     ),
     Mutation(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from cluster.core.records import Ending, Report
 from cluster.worker.blobs import Blobs
@@ -15,8 +16,9 @@ from cluster.worker.channel import HEADER, INLINE, MAX_DATAGRAM_BYTES, Finished,
 from cluster.worker.config import WorkerConfig
 from cluster.worker.nursery_link import NurseryLink
 from cluster.worker.outbox import Outbox
-from cluster.worker.slot import Phase, Slot
-from cluster.worker.slots import MAX_MESSAGES_PER_TURN, Slots
+from cluster.worker.prefetch import LONG, MAX_QUEUED, MIN_JOB_SECONDS
+from cluster.worker.slot import Phase, Sent, Slot
+from cluster.worker.slots import MAX_MESSAGES_PER_TURN, MAX_SLACK_SECONDS, MIN_GATHERED, Slots
 from cluster.worker.vector import Single, Vectored
 from tests.worker.recording_desk import RecordingDesk
 
@@ -136,3 +138,40 @@ def test_an_end_that_a_job_closed_dooms_its_child(slots: Slots) -> None:
 
     assert slot.doom is not None
     assert "its end of the socket is closed" in slot.doom.reason
+
+
+def test_results_may_gather_while_a_child_has_many_short_jobs(slots: Slots) -> None:
+    slot = slots.all[0]
+    for fence in range(1, MAX_QUEUED + 1):
+        slot.add(structs.replace(RecordingDesk().lease(b"f", b""), fence=fence), MIN_JOB_SECONDS, 0.0)
+
+    slack = slots.slack()
+
+    assert 0.0 < slack <= MAX_SLACK_SECONDS
+    assert slack < MAX_QUEUED * MIN_JOB_SECONDS / 2
+
+
+@pytest.mark.parametrize(("count", "seconds"), [(0, 0.0), (1, 0.001), (MIN_GATHERED - 1, 0.0001), (MIN_GATHERED, LONG)])
+def test_the_results_of_few_or_long_jobs_are_not_kept_waiting(slots: Slots, count: int, seconds: float) -> None:
+    slot = slots.all[0]
+    for fence in range(1, count + 1):
+        slot.add(structs.replace(RecordingDesk().lease(b"f", b""), fence=fence), seconds, 0.0)
+
+    assert slots.slack() == 0.0
+
+
+def test_one_child_with_few_jobs_is_looked_after_whatever_the_others_have() -> None:
+    slots = Slots(
+        WorkerConfig(name="w", slots=2),
+        NurseryLink(WorkerConfig(name="w", slots=2), "w", "h"),
+        Blobs(RecordingDesk()),
+        Outbox(),
+    )
+    for slot, count in zip(slots.all, (MAX_QUEUED, 2), strict=True):
+        slot.phase = Phase.READY
+        for fence in range(1, count + 1):
+            slot.outstanding[fence] = Sent(RecordingDesk().lease(b"f", b""), MIN_JOB_SECONDS, 0.0)
+        slot.load_seconds = count * MIN_JOB_SECONDS
+
+    assert slots.slack() == 0.0
+    slots.epoll.close()
