@@ -28,7 +28,7 @@ from cluster.core.job import Job, LeaseHeld, WorkerHeld
 from cluster.core.placement import Placement
 from cluster.core.records import Certificate, Ending, Fence, JobId, Now, Outcome, Payload, Report, Stop, WorkerId
 from cluster.core.shelf import Shelf
-from cluster.core.states import ROWS, Cause, JobState, illegal_move
+from cluster.core.states import IS_TERMINAL, ROWS, Cause, JobState, illegal_move
 from cluster.core.timers import Timer, Timers
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class Board:
 
     def forget_if_settled(self, job: Job) -> None:
         """Drop an ended job that the store has, once no attempt of it can be alive."""
-        if not job.stopping and job.is_settled and job.is_terminal and self.jobs.get(job.spec.id) is job:
+        if job.is_settled and not job.stopping and IS_TERMINAL[job.state] and self.jobs.get(job.spec.id) is job:
             self.counts[job.state] -= 1
             del self.jobs[job.spec.id]
 

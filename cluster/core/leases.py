@@ -71,10 +71,9 @@ def give_back(board: Board, leases: list[LeaseHeld], effects: list[Effect]) -> N
     effects.append(Wake())
 
 
-def describe(board: Board, fence: Fence) -> Lease:
+def describe(held: LeaseHeld) -> Lease:
     """The lease as its worker gets it; the payloads of its `inputs` are the shell's to fill in."""
-    held = board.leases[fence]
-    job, spec = held.job, held.job.spec
+    fence, job, spec = held.fence, held.job, held.job.spec
     inputs = tuple((dependency, b"") for dependency in spec.inputs) if spec.inputs else ()
     if not spec.items:
         return Lease(fence, spec.id, held.run, held.attempt, spec.function, spec.args, spec.options, inputs)

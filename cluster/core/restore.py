@@ -18,8 +18,9 @@ from cluster.core.timers import Timer
 
 def on_outcomes_durable(board: Board, event: events.OutcomesDurable, _now: Now, _effects: list[Effect]) -> None:
     """Forget ended jobs, but for those of which an attempt may still be alive."""
+    find = board.jobs.get
     for job_id, run in event.jobs:
-        job = board.jobs.get(job_id)
+        job = find(job_id)
         if job is not None and job.run == run:
             job.is_settled = True
             board.forget_if_settled(job)

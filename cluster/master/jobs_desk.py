@@ -81,6 +81,8 @@ class JobsDesk:
         board = self._master.board
         batch: set[JobId] = set()
         unknown: set[JobId] = set()
+        if not is_again and not any([spec.after or spec.key for spec in jobs]):  # noqa: C419 - as a generator it is slow
+            return unknown
         for spec in jobs:
             if spec.after:
                 unknown.update(name for name in spec.after if name not in board.jobs and name not in batch)

@@ -63,12 +63,11 @@ class WorkDesk:
             self._require(worker)
             wanted = 0 if master.is_draining else capacity
             effects = master.board.handle(events.Poll(worker, wanted), master.clock.now())
-            given = [self._describe(worker, fence) for fence in (*granted, *_leased(effects))]
+            given = self._describe(worker, [*granted, *_leased(effects)])
             early = master.committer.append(effects)
         if effects:
             master.after_decision(early)
-        found = [lease for lease in given if lease is not None]
-        return Poll(tuple(self._with_inputs(worker, found)), tuple(stops))
+        return Poll(tuple(self._with_inputs(worker, given)), tuple(stops))
 
     def fetch_function(self, digest: Digest) -> FunctionBlob:
         """The pickled task of a lease."""
@@ -124,13 +123,16 @@ class WorkDesk:
         if worker not in self._master.board.workers:
             raise Refused(f"worker {worker} is not registered (any more); drop what it holds and register anew")
 
-    def _describe(self, worker: WorkerId, fence: Fence) -> Lease | None:
-        """The lease, if the worker may have it now. The lock is held."""
-        held = self._master.board.current_lease(worker, fence)
-        return leases.describe(self._master.board, fence) if held is not None and held.is_granted else None
+    def _describe(self, worker: WorkerId, fences: Sequence[Fence]) -> list[Lease]:
+        """Those of the leases that the worker may have now. The lock is held."""
+        current_lease = self._master.board.current_lease
+        found = [held for fence in fences if (held := current_lease(worker, fence)) is not None and held.is_granted]
+        return [leases.describe(held) for held in found]
 
     def _with_inputs(self, worker: WorkerId, given: list[Lease]) -> list[Lease]:
         """Fill in the results that replace Jobs among the arguments. The lock is not held: this may read the disk."""
+        if not any([lease.inputs for lease in given]):  # noqa: C419 - a generator costs more, for every job
+            return given
         filled: list[Lease] = []
         for lease in given:
             if not lease.inputs:

@@ -225,13 +225,18 @@ def _share_out(slots: Slots, now: float) -> list[_Share]:
     fitting = [slot for slot in slots.all if slot.is_open and slot.load_seconds < QUEUED_SECONDS]
     fitting.sort(key=_load)
     shares = [_Share(slots, slot, now) for slot in fitting]
+    latest: Lease | None = None
+    seconds = 0.0
     is_any_given = True
     while backlog and is_any_given:
         is_any_given = False
         for share in shares:
             if not backlog:
                 break
-            seconds = estimate(backlog[0])
+            lease = backlog[0]
+            if latest is None or lease.ranges or latest.ranges or lease.function != latest.function:
+                seconds = estimate(lease)
+            latest = lease
             if share.queued and share.is_full_with(seconds):
                 continue
             share.leases.append((backlog.popleft(), seconds))

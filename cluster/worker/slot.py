@@ -98,6 +98,7 @@ class Slot:
     told: int = 0  # how much of its output the master has been told
     tell_at: float = 0.0  # when it is told more, at the earliest
     is_begun: bool = False  # the child was seen to have taken it; False: not looked yet
+    is_next_due: bool = False  # a job has ended, and what is said above is still said of that one (see `catch_up`)
 
     # Of the child, or of the slot's whole life.
     cpu_seconds: float = 0.0  # of the child, as last told
@@ -193,8 +194,16 @@ class Slot:
         self.begin_next(now)
         return sent.lease
 
+    def catch_up(self, now: float) -> None:
+        """After one result or many: begin with the job that is at the head now."""
+        if self.is_next_due:
+            self.is_full = False
+            self.failures_in_a_row = 0
+            self.begin_next(now)
+
     def begin_next(self, now: float) -> None:
         """Set the clocks for the job at the head. A child takes its next job at once, so no message is needed."""
+        self.is_next_due = False
         self.item = -1
         self.is_begun = False
         self.told = 0

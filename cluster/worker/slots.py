@@ -190,41 +190,52 @@ class Slots:
                     self.on_nonsense(slot, str(error) or type(error).__name__)
                     is_sound = False
                     continue
-                if type(message) is Finished:
-                    self._on_finished(slot, fence, message, now)
-                else:
+                if type(message) is not Finished:
+                    slot.catch_up(now)
                     self._on_word(slot, fence, message, now)
+                elif slot.threads:
+                    threads.on_finished(self, slot, fence, message, now)
+                else:
+                    self._on_finished(slot, fence, message, now)
+            slot.catch_up(now)
             if len(batch) < MAX_DATAGRAMS:
                 return
             limit -= len(batch)
 
     def on_nonsense(self, slot: Slot, what: str) -> None:
         """A child sent what no child of ours sends: the job in hand has got hold of its socket."""
+        slot.catch_up(time.monotonic())
         if slot.doom is None:
             self.put_back(slot.take_back())
             slot.kill(Doom(Ending.CRASHED, f"its process wrote nonsense into the worker's socket ({what})"))
 
     def _on_finished(self, slot: Slot, fence: Fence, message: Finished, now: float) -> None:
-        if slot.threads:
-            threads.on_finished(self, slot, fence, message, now)
-            return
-        report = message.report
-        if report.fence != fence or fence != next(iter(slot.outstanding), 0):
+        report, outstanding = message.report, slot.outstanding
+        if report.fence != fence or fence != next(iter(outstanding), 0):
             self.on_nonsense(slot, "a result of a job that it doesn't have")
             return
-        if slot.segments:
-            report = structs.replace(report, segments=(*slot.segments, *report.segments))
-        if slot.flood.taken:
-            report = structs.replace(report, output=slot.flood.complete(report.output, self.config.max_output_bytes))
-        self.durations.note(slot.remove(fence, now), report.seconds)
+        if slot.segments or slot.flood.taken:
+            report = self._completed(slot, report, now)
+        sent = outstanding.pop(fence)
+        slot.load_seconds = slot.load_seconds - sent.estimate if outstanding else 0.0  # sums of floats drift
+        slot.is_next_due = True
+        self.durations.note(sent.lease, report.seconds)
         self.outbox.reports.append(report)
         slot.jobs_done += 1
-        slot.failures_in_a_row = 0
         slot.served += 1
         if slot.max_jobs and slot.is_spent and slot.doom is None:
             slot.kill(Doom(Ending.CRASHED, "its process had run as many jobs as one may"))
         if message.cpu_seconds:
             slot.cpu_seconds = message.cpu_seconds
+
+    def _completed(self, slot: Slot, report: Report, now: float) -> Report:
+        """The report of the job in hand, with what it has said and printed before."""
+        slot.catch_up(now)  # what is not its own goes first
+        if slot.segments:
+            report = structs.replace(report, segments=(*slot.segments, *report.segments))
+        if slot.flood.taken:
+            report = structs.replace(report, output=slot.flood.complete(report.output, self.config.max_output_bytes))
+        return report
 
     def _on_word(self, slot: Slot, fence: Fence, message: FromChild, now: float) -> None:
         if slot.threads:

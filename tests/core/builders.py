@@ -188,7 +188,7 @@ class Scene:
         return effects
 
     def describe(self, fence: Fence) -> Lease:
-        return leases.describe(self.board, fence)
+        return leases.describe(self.board.leases[fence])
 
     def state(self, name: JobId) -> JobState:
         return self.board.jobs[name].state

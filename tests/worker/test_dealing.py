@@ -256,3 +256,12 @@ def test_an_error_in_the_middle_leaves_an_exact_account(slots: Slots, slot: Slot
     assert list(slot.outstanding) == [1]
     assert fences_of(slots) == [2, 3]
     assert take(slot)[0] == 1
+
+
+def test_a_chunks_estimate_is_not_that_of_the_jobs_behind_it(slots: Slots) -> None:
+    slots.durations.note(structs.replace(lease(0), ranges=((0, 1),)), 0.1)
+    chunk = structs.replace(lease(1), ranges=((0, 1),))
+
+    deal(slots, [chunk, lease(2), lease(3), lease(4)])
+
+    assert [list(slot.outstanding) for slot in slots.all] == [[1], [2, 3, 4]]
