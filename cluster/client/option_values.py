@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from typing import Any
 
-from cluster.client.retries import RetryPolicy
+from cluster.client.retries import RetryChanges, RetryPolicy
 from cluster.core.records import JobId, JobInfo, RetryRule
 
 MAX_DURATION_SECONDS = 100 * 365.25 * 86400.0  # a century: more is a slip, and would overflow dates
@@ -210,6 +210,9 @@ def _job_id(value: object) -> JobId | None:
 
 def retry_rule(name: str, value: object) -> RetryRule:
     """A rule with every field checked; a whole number means that many re-runs with the default backoff."""
+    if isinstance(value, RetryChanges):
+        said = {field: getattr(value, field) for field in value.__slots__}
+        value = RetryPolicy(**{field: one for field, one in said.items() if one is not None})
     if not isinstance(value, RetryPolicy):
         if type(value) is not int:
             raise _wrong_type(name, value, "a whole number or a cluster.RetryPolicy")

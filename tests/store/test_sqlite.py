@@ -548,7 +548,7 @@ def test_a_job_requeued_while_prune_asks_is_not_dropped(store: SqliteStore) -> N
 
 
 def test_a_long_prune_goes_round_the_store_in_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.store.sqlite.PRUNE_WINDOW_ROWS", 3)
+    monkeypatch.setattr("cluster.store.pruning.WINDOW_ROWS", 3)
     store.commit([admitted(seq) for seq in range(1, 11)])
     store.commit([ended(seq, keep_until=5.0 if seq % 2 else 50.0) for seq in range(1, 11)])
 
