@@ -25,6 +25,17 @@ MAX_PRUNED = 2000
 MAX_PRUNED_INSTANTLY = 10_000
 
 
+# Well above what the tables of an empty store take, and so small that only a test can mean it.
+MIN_BYTES = 1_000_000
+
+
+def check_max_bytes(max_bytes: int) -> int:
+    """The bound, or `ValueError` if no store could keep to it."""
+    if max_bytes < MIN_BYTES:
+        raise ValueError(f"{max_bytes} bytes are less than a store takes without any job; write 1MB or more")
+    return max_bytes
+
+
 class Retention(Struct, frozen=True, kw_only=True):
     """What an operator may say about it; `result_ttl` is each job's, and the time of dead letters the board's."""
 
