@@ -29,7 +29,7 @@ class Timekeeper:
         self._master = master
         # The board forgives its own sleep from half a heartbeat timeout on; the beat is well below that.
         self._beat_seconds = master.settings.heartbeat_timeout_seconds / 4
-        self._prune_seconds = _prune_seconds(master)
+        self.prune_seconds = _prune_seconds(master)
         self._wakes_at = float("-inf")  # mono; `look_again` reads it without the lock and may at worst wake us in vain
         self._is_woken = threading.Condition()
         self._is_stopping = False
@@ -56,12 +56,12 @@ class Timekeeper:
                 self._is_woken.notify()
 
     def _run(self) -> None:
-        prune_at = self._master.clock.mono() + self._prune_seconds
+        prune_at = self._master.clock.mono() + self.prune_seconds
         while self._sleep():
             try:
                 self._master.decide(events.Tick())
                 if self._master.clock.mono() >= prune_at:
-                    prune_at = self._master.clock.mono() + self._prune_seconds
+                    prune_at = self._master.clock.mono() + self.prune_seconds
                     self._master.committer.prune_soon()
             except Exception:
                 # Without this duty no retry would ever run: whatever is wrong, go on.

@@ -17,6 +17,7 @@ from cluster.core.handlers import Settings
 from cluster.core.records import DEFAULT_OPTIONS, FunctionBlob, JobId, JobSpec, Lease, Options, Outcome, Report, Stop
 from cluster.master.jobs_desk import JobsDesk
 from cluster.master.master import Clock, Master
+from cluster.master.retention import Retention
 from cluster.master.work_desk import WorkDesk
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
@@ -123,10 +124,19 @@ class HandStore(MemoryStore):
 class Rig:
     """A master with a client and a worker at its desks. Its threads run only if it is told to start."""
 
-    def __init__(self, store: Store | None = None, *, defaults: Options = DEFAULT_OPTIONS, **settings: Any) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        defaults: Options = DEFAULT_OPTIONS,
+        retention: Retention | None = None,
+        **settings: Any,
+    ) -> None:
         self.time = HandClock()
         self.store = store or MemoryStore()
-        self.master = Master(self.store, Settings(**settings), self.time.clock(), defaults=defaults)
+        self.master = Master(
+            self.store, Settings(**settings), self.time.clock(), defaults=defaults, retention=retention
+        )
         self.master.open(grace_seconds=0.0)
         self.jobs = JobsDesk(self.master)
         self.work = WorkDesk(self.master)
