@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -41,13 +40,17 @@ def file(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def launch(file: Path) -> Iterator[Launch]:
-    with contextlib.ExitStack() as stack:
+    opened: list[cluster.Cluster] = []
 
-        def launch(terms: str) -> cluster.Cluster:
-            file.write_text(f"{TEXT}{terms}\n")
-            return stack.enter_context(cluster.launch(file))
+    def launch(terms: str) -> cluster.Cluster:
+        file.write_text(f"{TEXT}{terms}\n")
+        opened.append(cluster.launch(file))
+        return opened[-1]
 
-        yield launch
+    yield launch
+
+    for c in opened:
+        c.close(wait=False)  # one job is not due for an hour
 
 
 def command(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
