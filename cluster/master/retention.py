@@ -19,8 +19,8 @@ from cluster.store.port import Store
 
 LOG = logging.getLogger("cluster.master")
 
-# Of one piece: so many jobs and so many outputs. On a disk some 50 ms, for which a commit may have to wait.
-MAX_PRUNED = 2000
+# Of one piece, of each kind. On a disk that takes some 50 ms (measured, two busy cores), and a commit may wait so long.
+MAX_PRUNED = 1000
 # In memory it costs microseconds, and is asked for each time that so many jobs have ended.
 MAX_PRUNED_INSTANTLY = 10_000
 

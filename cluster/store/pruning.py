@@ -21,9 +21,7 @@ from cluster.store.scribe import Row
 
 WINDOW_ROWS = 100_000
 # Of outputs: for each, the end of its run is read.
-OUTPUT_WINDOW_ROWS = 20_000
-# Of jobs that may go for the room they take: for each, its sizes are read.
-ROOM_WINDOW_ROWS = 20_000
+OUTPUT_WINDOW_ROWS = 5000
 # One transaction drops no more: it holds what it deletes in the log, and other readers' locks for as long.
 PRUNED_PER_TRANSACTION = 500
 # A sweep for unused functions reads all of `jobs`, so it is worth one only after so large a part of it has gone.
@@ -74,17 +72,25 @@ class Pruning:
 
     def drop_outputs(self, before: float, limit: int) -> int:
         """See `Store.drop_outputs`."""
-        end = self._window_end("output_window_end", self._outputs_after, OUTPUT_WINDOW_ROWS)
+        # Most of what is over is at the beginning, but something that stays may stand before it.
+        over, end = self._old_outputs(0, before, limit)
+        if len(over) < limit and end != LAST:
+            more, end = self._old_outputs(max(end, self._outputs_after), before, limit - len(over))
+            over += more
+            self._outputs_after = 0 if end == LAST else end
+        self._write_all([scribe.output_over_row(seq, run) for seq, run in over])
+        return len(over)
+
+    def _old_outputs(self, after: int, before: float, limit: int) -> tuple[list[tuple[int, int]], int]:
+        """Runs of the next window that ended before then and printed something; and up to where that is."""
+        end = self._window_end("output_window_end", after, OUTPUT_WINDOW_ROWS)
         over: list[tuple[int, int]] = []
-        for seq, run, body in self._read("printed", after=self._outputs_after, end=end):
+        for seq, run, body in self._read("printed", after=after, end=end):
             if rows.ended_at(body) < before:
                 over.append((seq, run))
                 if len(over) == limit:
-                    end = seq  # the round goes on behind it; the rest of its runs can wait for the next one
-                    break
-        self._outputs_after = 0 if end == LAST else end
-        self._write_all([scribe.output_over_row(seq, run) for seq, run in over])
-        return len(over)
+                    return over, int(seq)  # the rest of its runs can wait for the next round
+        return over, end
 
     def make_room(self, max_bytes: int, is_needed: Callable[[JobId], bool], limit: int) -> Room:
         """See `Store.make_room`."""
@@ -106,17 +112,17 @@ class Pruning:
 
     def _oldest(self, excess: int, is_needed: Callable[[JobId], bool], limit: int) -> tuple[list[int], int]:
         """Jobs of the next window that may go, until they make up for the excess; and up to where that is."""
-        end = self._window_end("prune_window_end", self._room_after, ROOM_WINDOW_ROWS)
+        end = self._window_end("prune_window_end", self._room_after, WINDOW_ROWS)
         over: list[int] = []
-        is_dead = int(self._is_last_resort)
-        window = {"after": self._room_after, "end": end, "dead": int(JobState.DEAD_LETTER), "is_dead": is_dead}
-        for seq, job, size in self._read("oldest", **window):
+        kind = {"dead": int(JobState.DEAD_LETTER), "is_dead": int(self._is_last_resort)}
+        found = self._read("oldest", after=self._room_after, end=end, limit=limit, **kind)
+        for seq, job, size in found:
             if not is_needed(job):
                 over.append(seq)
                 excess -= size + JOB_BYTES
-                if excess <= 0 or len(over) == limit:
+                if excess <= 0:
                     return over, int(seq)
-        return over, end
+        return over, found[-1][0] if len(found) == limit else end
 
     def _used(self) -> int:
         ((used,),) = self._read("used_bytes")

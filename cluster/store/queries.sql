@@ -119,7 +119,7 @@ SELECT o.seq, j.id, length(j.body) + length(j.args) + length(o.body) + length(o.
 FROM outcomes AS o JOIN jobs AS j ON j.seq = o.seq
 WHERE o.seq > :after AND o.seq <= :end AND (o.state = :dead) = :is_dead
     AND o.run = coalesce((SELECT max(run) FROM requeues WHERE seq = o.seq), 1)
-ORDER BY o.seq;
+ORDER BY o.seq LIMIT :limit;
 
 -- name: used_bytes
 -- What the tables take of the file.

@@ -495,6 +495,21 @@ def test_dead_letters_go_after_all_others(store: Store) -> None:
     assert [job.seq for job in store.page(0, 10)] == [2, 5]
 
 
+def test_dead_letters_are_spared_again_once_there_was_room(store: Store) -> None:
+    dead = JobState.DEAD_LETTER
+    fits = full(store, ended(1, state=dead), ended(2, state=dead), ended(3, state=dead), ended(4, state=dead))
+    while store.make_room(fits, nobody).dropped:
+        pass
+
+    store.commit(
+        [admitted(5), ended(5, payload=b"x" * 100_000), admitted(6), ended(6, payload=b"x" * 5000, state=dead)]
+    )
+    while store.make_room(fits, nobody).dropped:
+        pass
+
+    assert [job.seq for job in store.page(0, 10)] == [2, 3, 4, 6]
+
+
 def test_live_and_needed_jobs_stay_however_little_room_there_is(store: Store) -> None:
     full(store, *(ended(seq) for seq in (1, 2, 3, 4)))
     store.commit([requeued(2, 2), admitted(5, args=b"x" * 100_000)])

@@ -573,10 +573,22 @@ def test_outputs_are_looked_at_in_parts_and_all_of_them_in_turn(
     assert [seq for seq in range(1, 11) if store.output(f"job{seq}")] == [2, 4, 6, 8, 10]
 
 
+def test_old_output_is_found_behind_much_that_must_stay(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.store.pruning.OUTPUT_WINDOW_ROWS", 2)
+    store.commit([admitted(seq) for seq in range(1, 11)])
+    store.commit([failed(seq, seq, output=b"lives") for seq in range(1, 10)])
+    store.commit([ended(10, 10, output=b"o", at=5.0)])
+
+    dropped = [store.drop_outputs(6.0) for _ in range(5)]
+
+    assert sum(dropped) == 1
+    assert store.output("job10") == b""
+
+
 def test_room_is_looked_for_in_parts_until_all_has_been_looked_at(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.store.pruning.ROOM_WINDOW_ROWS", 3)
+    monkeypatch.setattr("cluster.store.pruning.WINDOW_ROWS", 3)
     dead = JobState.DEAD_LETTER
     store.commit([admitted(seq) for seq in range(1, 11)])
     store.commit([ended(seq, state=dead if seq % 2 else JobState.COMPLETED) for seq in range(1, 11)])

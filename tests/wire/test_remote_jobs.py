@@ -337,3 +337,15 @@ def test_a_restarted_master_s_other_defaults_are_told_when_the_session_is_opened
     far.submit("b")
     far.notes.wait("accepted", 2)
     assert (before, far.notes.defaults) == (DEFAULT_OPTIONS, others)
+
+
+def test_the_master_s_defaults_are_told_when_the_session_is_opened(far: Far) -> None:
+    others = Options(crash_limit=1, result_ttl=60.0)
+    far.kill_master()
+    far.start_master(far.store, others)
+    notes = Notes()
+
+    session = far.desk.open(notes)
+
+    assert notes.defaults == others
+    far.desk.close(session)
