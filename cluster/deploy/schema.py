@@ -156,7 +156,7 @@ class Defaults(Section):
     retries: Count = key(0, "Re-runs after its own failure.")
     backoff: Delay = key("1s", "Wait before the first re-run; `0s`: none.")
     factor: Annotated[float, Field(ge=FACTORS[0], le=FACTORS[1])] = key(
-        2.0, "Each further wait is so many times longer; 1 to 1000."
+        2, "Each further wait is so many times longer; 1 to 1000."
     )
     max_delay: Delay = key("5m", "The longest such wait.")
     jitter: Annotated[float, Field(ge=0, le=1)] = key(0.1, "Part of a wait that chance may take away; 0 to 1.")

@@ -15,7 +15,7 @@ Durability: WAL with `synchronous=FULL`: a commit that returned has been fsynced
 that can neither write nor checkpoint, keep clear of the WAL-reset fault of SQLite before 3.51.3, which needs two
 connections that do. A commit is one row of the journal (`journal.py`). Filing is one INSERT into the view of `inbox.sql`,
 atomic by itself, which also deletes the journal's rows; one of more rows than a statement takes is several between
-BEGIN IMMEDIATE and COMMIT.
+BEGIN IMMEDIATE and COMMIT. What is dropped, and when, is said in `pruning.py`.
 
 When a party dies:
 - this process, at any instant: the WAL holds a prefix of the commits; the next opening goes on from there.
