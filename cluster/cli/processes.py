@@ -15,9 +15,11 @@ import typer.core
 
 from cluster.cli import find, workers
 from cluster.cli.jobs import read_duration
+from cluster.cli.master_terms import MasterTerms, defaults_of, read_defaults, read_retention, retention_of
 from cluster.cli.option_groups import grouped
 from cluster.cli.submit import read_amount, read_pairs
 from cluster.errors import Refused
+from cluster.log_lines import FORMATS, LEVELS
 from cluster.wire.keys import Role
 
 if TYPE_CHECKING:
@@ -26,12 +28,12 @@ if TYPE_CHECKING:
     from cluster.worker.process import WorkerProcessConfig
 
 START = "start"
-LEVELS = ("debug", "info", "warning", "error")
 
 ReadyFd = Annotated[
     int, typer.Option(metavar="N", help="Write a line to this descriptor once it is ready.", show_default=False)
 ]
 LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
+LogFormat = Annotated[str, typer.Option(metavar="FORMAT", help="text, or json: an object in each line.")]
 DrainTimeout = Annotated[str, typer.Option(help="How long running jobs may go on after the first Ctrl-C or SIGTERM.")]
 
 
@@ -67,10 +69,12 @@ class MasterOptions:
     heartbeat_timeout: Annotated[str, typer.Option(help="Silent for so long, a worker is lost.")] = "10s"
     drain_timeout: DrainTimeout = "60s"
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
 
 
 def master(
     options: MasterOptions,
+    terms: MasterTerms,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take all of it from a configuration instead.")
     ] = None,
@@ -79,15 +83,17 @@ def master(
     """Run a master in the foreground. The first Ctrl-C drains, the second kills."""
     from cluster.master.process import run_master
 
-    raise typer.Exit(run_master(read_master(options, config, ready_fd)))
+    raise typer.Exit(run_master(read_master(options, config, ready_fd, terms)))
 
 
-def read_master(options: MasterOptions, file: Path | None, ready_fd: int) -> MasterConfig:
+def read_master(
+    options: MasterOptions, file: Path | None, ready_fd: int, terms: MasterTerms = MasterTerms()
+) -> MasterConfig:
     """What the master is told. Raises `Refused` with what to write."""
     from cluster.master.process import MasterConfig
 
     if file is not None:
-        if options != MasterOptions():
+        if options != MasterOptions() or terms != MasterTerms():
             raise Refused("--config says all that a master needs; leave the other options out, or it")
         return _master_of(_load(file), ready_fd)
     missing = [f"--{name}" for name in ("bind", "store", "keys") if not getattr(options, name)]
@@ -103,7 +109,11 @@ def read_master(options: MasterOptions, file: Path | None, ready_fd: int) -> Mas
         heartbeat_interval_seconds=read_duration("heartbeat-interval", options.heartbeat_interval),
         heartbeat_timeout_seconds=read_duration("heartbeat-timeout", options.heartbeat_timeout),
         drain_timeout_seconds=read_duration("drain-timeout", options.drain_timeout),
+        defaults=read_defaults(terms),
+        dead_retention_seconds=read_duration("retention-dead", terms.retention_dead),
+        retention=read_retention(terms),
         log_level=read_level(options.log_level),
+        log_format=read_format(options.log_format),
         ready_fd=ready_fd,
     )
 
@@ -118,7 +128,11 @@ def _master_of(config: Config, ready_fd: int) -> MasterConfig:
         heartbeat_interval_seconds=config.heartbeat.interval,
         heartbeat_timeout_seconds=config.heartbeat.timeout,
         drain_timeout_seconds=config.drain.timeout,
+        defaults=defaults_of(config),
+        dead_retention_seconds=config.retention.dead,
+        retention=retention_of(config),
         log_level=config.log.level,
+        log_format=config.log.format,
         ready_fd=ready_fd,
     )
 
@@ -159,6 +173,7 @@ class WorkerOptions:
     ] = None
     drain_timeout: DrainTimeout = "60s"
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
 
 
 @worker_app.command(START, hidden=True)
@@ -200,6 +215,7 @@ def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerPr
         drain_seconds=read_duration("drain-timeout", options.drain_timeout),
         ready_fd=None if ready_fd < 0 else ready_fd,
         log_level=read_level(options.log_level),
+        log_format=read_format(options.log_format),
     )
 
 
@@ -208,6 +224,13 @@ def read_level(level: str) -> str:
     if level not in LEVELS:
         raise Refused(f"no log level is called {level!r}; write one of {', '.join(LEVELS)}")
     return level
+
+
+def read_format(form: str) -> str:
+    """A form of the log. Raises `Refused` with those that there are."""
+    if form not in FORMATS:
+        raise Refused(f"no log format is called {form!r}; write one of {', '.join(FORMATS)}")
+    return form
 
 
 def add_to(app: typer.Typer) -> None:

@@ -24,7 +24,7 @@ from cluster.cli.find import Where
 from cluster.cli.jobs import FAILED_STATUS, as_number, info_of
 from cluster.cli.option_groups import INTERRUPTED_STATUS, Form, grouped
 from cluster.cli.printing import job_document, print_json, say
-from cluster.client.retries import RetryPolicy
+from cluster.client.retries import RetryChanges
 from cluster.core.states import JobState
 from cluster.errors import ClusterError, Refused
 from cluster.worker.command import TASK, CommandFailed
@@ -57,15 +57,25 @@ class JobOptions:
     )
     queue: Annotated[str, typer.Option(help="The queue that it waits in.")] = "default"
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0
-    retries: Annotated[int, typer.Option(help="Re-runs after its own failure.")] = 0
-    backoff: Annotated[str, typer.Option(help="Wait before the first re-run.")] = "1s"
-    factor: Annotated[float, typer.Option(help="Each further wait is so many times longer.")] = 2.0
-    max_delay: Annotated[str, typer.Option(help="The longest such wait.")] = "5m"
-    jitter: Annotated[float, typer.Option(help="Part of a wait that chance may take away.")] = 0.1
+    retries: Annotated[
+        int | None, typer.Option(help="Re-runs after its own failure.", show_default="the cluster's")
+    ] = None
+    backoff: Annotated[str | None, typer.Option(help="Wait before the first re-run.", show_default="the cluster's")] = (
+        None
+    )
+    factor: Annotated[
+        float | None, typer.Option(help="Each further wait is so many times longer.", show_default="the cluster's")
+    ] = None
+    max_delay: Annotated[str | None, typer.Option(help="The longest such wait.", show_default="the cluster's")] = None
+    jitter: Annotated[
+        float | None, typer.Option(help="Part of a wait that chance may take away.", show_default="the cluster's")
+    ] = None
     retry_on: Annotated[
         list[str] | None, typer.Option(help="Re-run only after this exception, as in requests.Timeout; repeatable.")
     ] = None
-    crash_limit: Annotated[int, typer.Option(help="Re-runs after a crash or a lost worker.")] = 5
+    crash_limit: Annotated[
+        int | None, typer.Option(help="Re-runs after a crash or a lost worker.", show_default="the cluster's")
+    ] = None
     timeout: Annotated[str | None, typer.Option(help="Kill an attempt after so long: 90, 10m, 1h30m.")] = None
     delay: Annotated[str | None, typer.Option(help="Start no sooner than after so long.")] = None
     at: Annotated[str | None, typer.Option(help="Start no sooner than then: 2030-01-31T08:00+01:00.")] = None
@@ -79,7 +89,9 @@ class JobOptions:
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What its worker must be; repeatable.")
     ] = None
     tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; repeatable.")] = None
-    result_ttl: Annotated[str, typer.Option(help="How long its outcome is kept.")] = "7d"
+    result_ttl: Annotated[
+        str | None, typer.Option(help="How long its outcome is kept.", show_default="the cluster's")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +191,12 @@ def read_options(options: JobOptions, name: str) -> dict[str, Any]:
         "name": options.name or name,
         "queue": options.queue,
         "priority": options.priority,
-        "crash_limit": options.crash_limit,
-        "result_ttl": as_number(options.result_ttl),
-        "retries": _retry_policy(options),
     }
-    for option in ("timeout", "delay", "expires"):
+    if (retries := _retry_changes(options)) != RetryChanges():
+        said["retries"] = retries
+    if options.crash_limit is not None:
+        said["crash_limit"] = options.crash_limit
+    for option in ("timeout", "delay", "expires", "result_ttl"):
         if (text := getattr(options, option)) is not None:
             said[option] = as_number(text)
     if options.at is not None:
@@ -197,15 +210,18 @@ def read_options(options: JobOptions, name: str) -> dict[str, Any]:
     return said
 
 
-def _retry_policy(options: JobOptions) -> RetryPolicy:
+def _retry_changes(options: JobOptions) -> RetryChanges:
     from cluster.client import option_values
 
+    def delay(option: str, text: str | None) -> float | None:
+        return None if text is None else option_values.delay(option, as_number(text))
+
     try:
-        return RetryPolicy(
+        return RetryChanges(
             max_retries=options.retries,
-            backoff=option_values.delay("backoff", as_number(options.backoff)),
+            backoff=delay("backoff", options.backoff),
             factor=options.factor,
-            max_delay=option_values.delay("max_delay", as_number(options.max_delay)),
+            max_delay=delay("max_delay", options.max_delay),
             jitter=options.jitter,
             retry_on=tuple(options.retry_on or ()),
         )

@@ -17,7 +17,7 @@ from cluster.client import default, forks, functions, option_values, payload
 from cluster.client.batch import Batch, MapCall, check_errors
 from cluster.client.feeder import start_map
 from cluster.client.job import Job
-from cluster.client.options import NO_OPTIONS, SubmitOptions, check_args, parse_options
+from cluster.client.options import NO_OPTIONS, SubmitOptions, check_args, complete, parse_options
 from cluster.client.session import MAX_UNACKNOWLEDGED, Session
 from cluster.client.submission import id_of_key, spec_of
 from cluster.client.task import defaults_of
@@ -122,7 +122,9 @@ class Cluster:
         session = self._session
         if wanted is NO_OPTIONS and not call[1]:  # the common case, kept short
             job_id = session.new_id()
-            return session.submit(Job(session, job_id, blob.name), JobSpec(job_id, blob.digest, call[0]), blob)
+            spec = JobSpec(job_id, blob.digest, call[0], session.defaults)
+            return session.submit(Job(session, job_id, blob.name), spec, blob)
+        wanted = complete(wanted, session.defaults)
         job_id = id_of_key(wanted.key) if wanted.key else session.new_id()
         spec = spec_of(wanted, job_id, blob.digest, call)
         job: Job[Any] = Job(session, job_id, wanted.options.name or blob.name)
@@ -320,6 +322,7 @@ class Cluster:
             wanted = parse_options(options, wanted)
         if wanted.key:
             raise TypeError("a map has no `key`: each of its chunks is a job; give the key to a job that runs the map")
+        wanted = complete(wanted, self._session.defaults)
         return MapCall(function=self._functions.pickle(func), wanted=wanted, **shape)
 
     def _pages(self, limit: int | None, **wanted: str | None) -> Iterator[JobInfo]:

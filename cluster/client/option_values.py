@@ -15,12 +15,13 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from typing import Any
 
-from cluster.client.retries import RetryPolicy
+from cluster.client.retries import RetryChanges, RetryPolicy
 from cluster.core.records import JobId, JobInfo, RetryRule
 
 MAX_DURATION_SECONDS = 100 * 365.25 * 86400.0  # a century: more is a slip, and would overflow dates
 MAX_COUNT = 1_000_000_000
 MAX_PRIORITY = 2**31 - 1
+FACTORS = (1.0, 1000.0)
 MAX_TEXT_LENGTH = 1000
 MAX_ITEMS = 10_000  # tags, labels, resources, jobs to wait for
 
@@ -117,7 +118,8 @@ def priority(name: str, value: object) -> int:
     return _whole(name, value, -MAX_PRIORITY, MAX_PRIORITY)
 
 
-def _fraction(name: str, value: object, low: float, high: float) -> float:
+def fraction(name: str, value: object, low: float, high: float) -> float:
+    """A number within these bounds."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong_type(name, value, "a number")
     if not low <= value <= high:
@@ -210,6 +212,9 @@ def _job_id(value: object) -> JobId | None:
 
 def retry_rule(name: str, value: object) -> RetryRule:
     """A rule with every field checked; a whole number means that many re-runs with the default backoff."""
+    if isinstance(value, RetryChanges):
+        said = {field: getattr(value, field) for field in value.__slots__}
+        value = RetryPolicy(**{field: one for field, one in said.items() if one is not None})
     if not isinstance(value, RetryPolicy):
         if type(value) is not int:
             raise _wrong_type(name, value, "a whole number or a cluster.RetryPolicy")
@@ -217,9 +222,9 @@ def retry_rule(name: str, value: object) -> RetryRule:
     return RetryRule(
         max_retries=count(f"{name}.max_retries", value.max_retries),
         backoff=delay(f"{name}.backoff", value.backoff),
-        factor=_fraction(f"{name}.factor", value.factor, 1.0, 1000.0),
+        factor=fraction(f"{name}.factor", value.factor, *FACTORS),
         max_delay=delay(f"{name}.max_delay", value.max_delay),
-        jitter=_fraction(f"{name}.jitter", value.jitter, 0.0, 1.0),
+        jitter=fraction(f"{name}.jitter", value.jitter, 0.0, 1.0),
         retry_on=_error_names(f"{name}.retry_on", value.retry_on),
     )
 

@@ -15,8 +15,10 @@ from types import MappingProxyType
 from typing import Any, TypedDict
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cluster.client import option_values as values
+from cluster.client import unsaid
 from cluster.client.retries import RetryPolicy
 from cluster.core.records import DEFAULT_OPTIONS, JobId, JobInfo, Options
 
@@ -53,6 +55,7 @@ class Submission(Struct, frozen=True, gc=False, kw_only=True):
     at: float | None = None  # wall time; not together with `delay`
     expires: float | None = None  # seconds from admission
     key: str = ""
+    unsaid: frozenset[str] = unsaid.EVERYTHING  # of `options`: what a cluster's defaults may say
 
 
 NO_OPTIONS = Submission()
@@ -132,8 +135,16 @@ def _parse(given: dict[str, Any], defaults: Submission) -> Submission:
         said["delay"] = 0.0
     elif said.get("delay"):
         said["at"] = None
+    said["unsaid"] = unsaid.left_unsaid(defaults.unsaid, given)
     said["options"] = _share({**_fields(defaults.options), **recorded}) if recorded else defaults.options
     return Submission(**{**_fields(defaults), **said})
+
+
+def complete(said: Submission, defaults: Options) -> Submission:
+    """What a caller said, with the defaults of the cluster that it goes to for the rest."""
+    if defaults is DEFAULT_OPTIONS or not said.unsaid:
+        return said
+    return replace(said, options=unsaid.fill(said.options, said.unsaid, defaults))
 
 
 def _fields(record: Struct) -> dict[str, Any]:

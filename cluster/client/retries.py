@@ -35,3 +35,15 @@ class RetryPolicy:
     max_delay: Duration = 300.0
     jitter: float = 0.1
     retry_on: Errors | Iterable[Errors] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RetryChanges:
+    """Some fields of a policy, as a command line says them; what is None is as the cluster's defaults have it."""
+
+    max_retries: int | None = None
+    backoff: Duration | None = None
+    factor: float | None = None
+    max_delay: Duration | None = None
+    jitter: float | None = None
+    retry_on: Errors | Iterable[Errors] = ()

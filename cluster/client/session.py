@@ -47,7 +47,7 @@ from cluster.client.job import (
 )
 from cluster.client.outbox import Outbox
 from cluster.client.refusals import UnreadRefusal, error_of
-from cluster.core.records import FunctionBlob, JobId, JobSpec, Outcome
+from cluster.core.records import DEFAULT_OPTIONS, FunctionBlob, JobId, JobSpec, Options, Outcome
 from cluster.errors import ClusterError, Detached, KeyConflict, MasterUnavailable, QueueFull, Refused
 from cluster.wire.desks import JobsDesk
 from cluster.wire.messages import Progress, Refusal
@@ -74,6 +74,8 @@ class Session:
         self._desk = desk
         self._generation = forks.generation
         self.max_unacknowledged = max_unacknowledged
+        # What jobs get that say nothing themselves. Exchanged by `opened`, whole, from the desk's thread.
+        self.defaults = DEFAULT_OPTIONS
         self._submit_timeout_seconds = submit_timeout_seconds
         self._numbers = itertools.count(1)
         self._lock = Gate()
@@ -176,6 +178,10 @@ class Session:
         return known
 
     # --- what the desk tells (the Sink) -------------------------------------------------------------------------------
+
+    def opened(self, defaults: Options) -> None:
+        """The master, a restarted one perhaps, has these defaults."""
+        self.defaults = DEFAULT_OPTIONS if defaults == DEFAULT_OPTIONS else defaults
 
     def accepted(self, jobs: Sequence[JobId]) -> None:
         """These jobs are durable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -91,8 +91,31 @@ def _master_command(config: Config, address: str) -> tuple[str, ...]:
         *("--heartbeat-interval", write_duration(config.heartbeat.interval)),
         *("--heartbeat-timeout", write_duration(config.heartbeat.timeout)),
         *("--drain-timeout", write_duration(config.drain.timeout)),
-        *("--log-level", config.log.level),
+        *_terms(config),
+        *_log(config),
     )
+
+
+def _terms(config: Config) -> Iterator[str]:
+    defaults, retention = config.defaults, config.retention
+    said = {
+        "--default-retries": str(defaults.retries),
+        "--default-backoff": write_duration(defaults.backoff),
+        "--default-factor": repr(defaults.factor),
+        "--default-max-delay": write_duration(defaults.max_delay),
+        "--default-jitter": repr(defaults.jitter),
+        "--default-crash-limit": str(defaults.crash_limit),
+        "--retention-results": write_duration(retention.results),
+        "--retention-dead": write_duration(retention.dead),
+        "--retention-output": write_duration(retention.output),
+        "--retention-max-size": str(retention.max_size),
+    }
+    for option, text in said.items():
+        yield from (option, text)
+
+
+def _log(config: Config) -> tuple[str, ...]:
+    return ("--log-level", config.log.level, "--log-format", config.log.format)
 
 
 def _worker_command(config: Config, worker: Worker, address: str, runtime: Runtime) -> tuple[str, ...]:
@@ -104,7 +127,7 @@ def _worker_command(config: Config, worker: Worker, address: str, runtime: Runti
         *("--authkey-file", str(key_file(config, "worker"))),
         *("--scratch", str(runtime.folder / "scratch")),  # gone with the folder, whatever was killed
         *("--drain-timeout", write_duration(config.drain.timeout)),
-        *("--log-level", config.log.level),
+        *_log(config),
     ]
     for kind, many in sorted(worker.resources.items()):
         command += ["--resource", f"{kind}={many}"]

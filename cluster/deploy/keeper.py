@@ -37,9 +37,12 @@ from cluster.deploy.kept_part import KeptPart
 from cluster.deploy.processes import name_process
 from cluster.deploy.runtime import Runtime
 from cluster.deploy.schema import Config
+from cluster.log_lines import set_up_log
 
 LOG = logging.getLogger("cluster.keeper")
 
+# Starts, deaths and stops are few, and whatever level the parts log at, they are what one looks for.
+LOG_LEVEL = "info"
 # How long an idle keeper sleeps: it then looks whether a log is full, and at processes without a pidfd.
 TURN_SECONDS = 1.0
 # Above the drain timeout, within which a process should have ended by itself.
@@ -169,6 +172,7 @@ def keep(folder: Path, environment: Mapping[str, str], on_kept: Callable[[], Non
             LOG.error("there is %s for %s", "nothing to keep" if is_sole else "another keeper", folder)
             return 1
         config = snapshot.parse()
+        set_up_log(LOG_LEVEL, config.log.format)
         parts = parts_of(snapshot, runtime, environment)
         keeper = Keeper(runtime, parts, config)
         runtime.write_keeper(name_process(os.getpid()))
@@ -200,7 +204,7 @@ def main() -> int:
         return 0 if os.read(reading, 1) else 1
     os.close(reading)
     os.setsid()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_log(LOG_LEVEL)  # until the configuration is read
 
     def on_kept() -> None:
         os.write(writing, b"k")

@@ -22,6 +22,7 @@ from pathlib import Path
 from cluster.deploy.commands import Part
 from cluster.deploy.processes import NOBODY, ProcessName, name_process
 from cluster.deploy.runtime import PartRecord, Runtime
+from cluster.log_lines import message_of
 
 LOG = logging.getLogger("cluster.keeper")
 
@@ -204,7 +205,7 @@ class KeptPart:
             file.seek(max(self._log_offset, size - _TAIL_BYTES) if size >= self._log_offset else 0)
             lines = file.read(_TAIL_BYTES).decode(errors="replace").split("\n")
             said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-            return _WHO_SAYS_IT.sub("", said)
+            return _WHO_SAYS_IT.sub("", message_of(said))
         return ""
 
     # --- going down ---------------------------------------------------------------------------------------------------

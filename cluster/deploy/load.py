@@ -204,7 +204,10 @@ def _fault(detail: ErrorDetails) -> str:
         return f"{key} is not known; {_nearest(place)}"
     if kind == "value_error":
         return f"{key}: {detail['ctx']['error']}" if key else str(detail["ctx"]["error"])
+    bounds = {"greater_than_equal": "{ge} or more", "less_than_equal": "{le} or less"}
     wanted = _WANTED.get(kind) or detail["msg"].removeprefix("Input should be ")
+    if kind in bounds:
+        wanted = bounds[kind].format_map(detail["ctx"])
     return f"{key} can't be {value!r}; it takes {wanted}"
 
 

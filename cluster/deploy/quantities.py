@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BeforeValidator
@@ -13,6 +14,7 @@ _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", re.ASCII)
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 MAX_SIZE = 10**18
+_HOW_LONG = "write seconds, or a text like 0s, 500ms, 10s or 5m"
 
 
 def read_duration(value: object) -> float:
@@ -23,12 +25,23 @@ def read_duration(value: object) -> float:
         raise ValueError(f"{value!r} is no duration; write seconds, or a text like 500ms, 10s, 1h30m or 7d") from error
 
 
+def read_delay(value: object) -> float:
+    """As `read_duration`, zero included."""
+    try:
+        if value is not None:  # which an option of `submit` may be
+            return option_values.delay("duration", value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{value!r} is no duration; {_HOW_LONG}") from error
+    raise ValueError(f"{value!r} is no duration; {_HOW_LONG}")
+
+
 def write_duration(seconds: float) -> str:
     """The shortest text in one unit that reads back as the same."""
     for unit, length in _UNITS.items():
         if seconds >= length and (seconds / length).is_integer():
             return f"{int(seconds / length)}{unit}"
-    return f"{seconds:g}s"
+    digits = f"{Decimal(repr(seconds)):f}"  # all of them, and no exponent
+    return f"{digits.removesuffix('.0')}s"
 
 
 def read_size(value: object) -> int:
@@ -43,4 +56,5 @@ def read_size(value: object) -> int:
 
 
 Duration = Annotated[float, BeforeValidator(read_duration)]
+Delay = Annotated[float, BeforeValidator(read_delay)]
 Size = Annotated[int, BeforeValidator(read_size)]

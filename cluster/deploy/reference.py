@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cluster.deploy.quantities import read_duration, read_size
+from cluster.deploy.quantities import read_delay, read_duration, read_size
 from cluster.deploy.schema import Config, NotYet, Threads
 
 _HEAD = """\
@@ -67,7 +67,7 @@ def _sections_in(kind: Any) -> Iterator[tuple[str, type[BaseModel]]]:  # noqa: A
 
 def _takes(field: FieldInfo) -> str:
     readers = {getattr(mark, "func", None) for mark in field.metadata}
-    if read_duration in readers:
+    if readers & {read_duration, read_delay}:
         return "duration"
     if read_size in readers:
         return "size"

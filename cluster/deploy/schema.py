@@ -27,8 +27,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from cluster.deploy.quantities import Duration, Size
+from cluster.client.option_values import FACTORS
+from cluster.deploy.quantities import Delay, Duration, Size
 from cluster.errors import Refused
+from cluster.master.retention import check_max_bytes
 from cluster.store.locate import open_store
 from cluster.wire.address import parse_address
 
@@ -151,12 +153,14 @@ class Master(Section):
 class Defaults(Section):
     """What jobs get that say nothing themselves."""
 
-    retries: Annotated[Count, NotYet("a default for all jobs", 0)] = key(0, "Re-runs.")
-    backoff: Annotated[Duration, NotYet("a default for all jobs", 1.0)] = key("1s", "Wait before the first re-run.")
-    factor: Annotated[float, NotYet("a default for all jobs", 2)] = key(2, "How much longer each further wait is.")
-    max_delay: Annotated[Duration, NotYet("a default for all jobs", 300.0)] = key("5m", "The longest wait.")
-    jitter: Annotated[float, NotYet("a default for all jobs", 0.1)] = key(0.1, "Random part of a wait.")
-    crash_limit: Annotated[Count, NotYet("a default for all jobs", 5)] = key(5, "Re-runs after a crash.")
+    retries: Count = key(0, "Re-runs after its own failure.")
+    backoff: Delay = key("1s", "Wait before the first re-run; `0s`: none.")
+    factor: Annotated[float, Field(ge=FACTORS[0], le=FACTORS[1])] = key(
+        2, "Each further wait is so many times longer; 1 to 1000."
+    )
+    max_delay: Delay = key("5m", "The longest such wait.")
+    jitter: Annotated[float, Field(ge=0, le=1)] = key(0.1, "Part of a wait that chance may take away; 0 to 1.")
+    crash_limit: Count = key(5, "Re-runs after a crash or a lost worker.")
 
 
 class Heartbeat(Section):
@@ -183,12 +187,14 @@ class Drain(Section):
 class Retention(Section):
     """How long ended jobs are kept (each job's `result_ttl` says it for one job)."""
 
-    results: Annotated[Duration, NotYet("retention for the whole cluster", 7 * 86400.0)] = key("7d", "Results.")
-    dead: Annotated[Duration, NotYet("retention for the whole cluster", 30 * 86400.0)] = key("30d", "Dead letters.")
-    output: Annotated[Duration, NotYet("retention for the whole cluster", 7 * 86400.0)] = key(
-        "7d", "What jobs printed."
+    results: Duration = key("7d", "Outcomes of jobs that have no `result_ttl` of their own.")
+    dead: Duration = key("30d", "Dead letters, at least; for longer if their `result_ttl` is.")
+    output: Duration = key("7d", "What jobs printed, from the end of their run on. Their outcome stays.")
+    max_size: Annotated[Size, AfterValidator(check_max_bytes)] = key(
+        "10GB",
+        "The store as a whole, at least 1MB. Beyond it the oldest ended jobs are dropped, dead letters last; live jobs, "
+        "and what they need, never.",
     )
-    max_size: Annotated[Size, NotYet("retention by size", 10 * 10**9)] = key("10GB", "Everything together.")
 
 
 class Log(Section):
@@ -197,9 +203,7 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = key(
         "info", "From which level on: `debug`, `info`, `warning` or `error`."
     )
-    format: Annotated[Literal["text", "json"], NotYet("another format of logs", "text")] = key(
-        "text", "`text` or `json`."
-    )
+    format: Literal["text", "json"] = key("text", "`text`, or `json`: an object in each line.")
     dir: PathText = key("state/logs", "Folder of the logs, one file for each process.")
     max_size: Size = key("50MB", "A log that grows beyond this is moved to NAME.log.1, over the one before.")
 

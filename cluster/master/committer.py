@@ -52,6 +52,7 @@ from cluster.core.effects import (
 )
 from cluster.core.records import JobId, Outcome
 from cluster.errors import StoreError
+from cluster.master.retention import Pruner, Retention
 from cluster.store.port import Store
 
 LOG = logging.getLogger("cluster.master")
@@ -98,8 +99,11 @@ class Audience(Protocol):
 class Committer:
     """The commit log and the one who writes it."""
 
-    def __init__(self, store: Store, lock: threading.Lock, audience: Audience) -> None:
+    def __init__(
+        self, store: Store, lock: threading.Lock, audience: Audience, retention: Retention | None = None
+    ) -> None:
         self._store = store
+        self._pruner = Pruner(store, retention or Retention())
         self._lock = lock  # the board's: guards `_log` and `_undurable`
         self._audience = audience
         self._log: list[tuple[list[Effect], Then | None]] = []
@@ -263,12 +267,18 @@ class Committer:
             return
         self._ended_since_prune = 0
         self._is_prune_due = False
+        is_unfinished = False
         try:
-            self._store.prune(self._audience.wall(), self._audience.is_needed)
+            is_unfinished = self._pruner.prune(self._audience.wall(), self._audience.is_needed)
         except StoreError as error:
             LOG.warning("store %s: pruning failed and is tried again later: %s", self._store.url, error)
         finally:
             self.pruning.release()
+        if is_unfinished and not self._is_stopping.is_set():
+            # As a group of its own: what has gathered meanwhile is committed first.
+            self._is_prune_due = True
+            with self._lock:
+                self._log.append(([], None))
 
     def _give_back(self, group: list[tuple[list[Effect], Then | None]], error: StoreError) -> None:
         """The store failed: undo undurable admissions, and put the rest back at the head of the log."""

@@ -32,6 +32,7 @@ class JobsDesk:
 
     def open(self, sink: Sink) -> int:
         """A session number for further calls."""
+        sink.opened(self._master.defaults)
         return self._master.sessions.open(sink)
 
     def close(self, session: int) -> None:

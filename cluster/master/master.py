@@ -34,13 +34,14 @@ from cluster.core.effects import (
     TellStop,
 )
 from cluster.core.handlers import Board, Settings, restore
-from cluster.core.records import JobId, Now, Outcome
+from cluster.core.records import DEFAULT_OPTIONS, JobId, Now, Options, Outcome
 from cluster.core.states import JobState
 from cluster.errors import StoreTampered
 from cluster.master.committer import Committer, Then
 from cluster.master.live_output import LiveOutput
 from cluster.master.mailboxes import Mailboxes
 from cluster.master.requests import Requests
+from cluster.master.retention import Retention
 from cluster.master.sessions import Sessions
 from cluster.master.timekeeper import Timekeeper
 from cluster.store.port import Store
@@ -65,12 +66,22 @@ class Clock(Struct, frozen=True):
 class Master:
     """The shell around a board. `open`, then `start`; `stop` may be called at any moment, and twice."""
 
-    def __init__(self, store: Store, settings: Settings | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        *,
+        defaults: Options = DEFAULT_OPTIONS,
+        retention: Retention | None = None,
+    ) -> None:
         self.store = store
         self.settings = settings or Settings()
+        self.defaults = defaults  # told to clients, which write them into their jobs; the board goes by the jobs
+        self.retention = retention or Retention()
         self.clock = clock or Clock()
         self.lock = threading.Lock()  # guards `board` and the commit log
-        self.committer = Committer(store, self.lock, self)
+        self.committer = Committer(store, self.lock, self, self.retention)
         self.requests = Requests(store)
         self.sessions = Sessions()
         self.live_output = LiveOutput()

@@ -21,7 +21,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +28,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from cluster.core.handlers import Settings
+from cluster.core.records import DEFAULT_OPTIONS, Options
 from cluster.errors import ClusterError
+from cluster.log_lines import set_up_log, tell_mistake
 from cluster.master.master import Master
+from cluster.master.retention import Retention
 from cluster.master.served_admin import ServedAdminDesk
 from cluster.master.served_jobs import ServedJobsDesk
 from cluster.master.served_work import ServedWorkDesk
@@ -49,7 +51,6 @@ LOOK_SECONDS = 0.05
 FAREWELL_SECONDS = 2.0
 MISTAKE = 2
 MAX_DESCRIPTORS = 8192  # the door's 2,048 connections, with room for what else a process opens
-LEVELS = ("debug", "info", "warning", "error")
 
 
 class MasterConfig(Struct, frozen=True, kw_only=True):
@@ -61,8 +62,11 @@ class MasterConfig(Struct, frozen=True, kw_only=True):
     heartbeat_interval_seconds: float = 2.0
     heartbeat_timeout_seconds: float = 10.0
     drain_timeout_seconds: float = 60.0
+    defaults: Options = DEFAULT_OPTIONS  # of jobs that say nothing themselves
     dead_retention_seconds: float = 30 * 86400.0  # dead letters are kept so long at least
+    retention: Retention = Retention()
     log_level: str = "info"
+    log_format: str = "text"  # or "json"
     ready_fd: int = -1  # where to say "ready ADDRESS", once; -1: nowhere
 
 
@@ -70,11 +74,11 @@ def run_master(config: MasterConfig) -> int:
     """Be a master until told to stop; the exit status: 0 after a stop, 2 if it can't be started as it is configured."""
     with _waiting_for_signals():
         try:
-            _set_up_log(config.log_level)
+            set_up_log(config.log_level, config.log_format)
             _raise_descriptor_limit()
             service = Service(config)
         except ClusterError as error:
-            sys.stderr.write(f"cluster master: {error}\n")
+            tell_mistake("cluster master", error)
             return MISTAKE
         try:
             service.start()
@@ -109,7 +113,9 @@ class Service:
                 heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
                 dead_retention_seconds=config.dead_retention_seconds,
             )
-            self.master = Master(open_store(config.store), settings)
+            self.master = Master(
+                open_store(config.store), settings, defaults=config.defaults, retention=config.retention
+            )
             parts.callback(self.master.stop)
             self.master.open(grace_seconds=config.heartbeat_timeout_seconds)
             self._jobs = ServedJobsDesk(self.master)
@@ -190,11 +196,3 @@ def _say_ready(descriptor: int, line: str) -> None:
         os.write(descriptor, f"{line}\n".encode())
     with contextlib.suppress(OSError):
         os.close(descriptor)
-
-
-def _set_up_log(level: str) -> None:
-    if level not in LEVELS:
-        raise ClusterError(f"no log level is called {level!r}; write one of {', '.join(LEVELS)}")
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )

@@ -20,7 +20,7 @@ from cluster.errors import Refused, UnknownJob
 from cluster.master.jobs_desk import JobsDesk
 from cluster.master.told import ToldBook
 from cluster.wire import calls
-from cluster.wire.calls import PageOfJobs, Told
+from cluster.wire.calls import Opened, PageOfJobs, Told
 from cluster.wire.messages import JobHistory, Stats, WorkerInfo
 from cluster.wire.peer import Peer
 
@@ -56,8 +56,8 @@ class ServedJobsDesk:
 
     # --- sessions -------------------------------------------------------------------------------------------------
 
-    def open(self, _peer: Peer, _said: calls.Nothing) -> str:
-        """A new session. Raises `Refused` if there are too many."""
+    def open(self, _peer: Peer, _said: calls.Nothing) -> Opened:
+        """A new session, and the master's defaults for jobs. Raises `Refused` if there are too many."""
         self._drop_silent()
         if self._is_stopped:
             raise Refused("this master is stopping; connect again once it is back")
@@ -67,7 +67,7 @@ class ServedJobsDesk:
         with self._lock:
             if len(self._clients) < MAX_SESSIONS:
                 self._clients[session] = client
-                return session
+                return Opened(session, book.defaults)
         self._desk.close(client.number)
         raise Refused(f"{MAX_SESSIONS:,} clients are connected, which is the limit; close some, and try again")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("cluster.master")
 
 PRUNE_SECONDS = 60.0
+MIN_PRUNE_SECONDS = 1.0
 
 
 class Timekeeper:
@@ -28,6 +29,7 @@ class Timekeeper:
         self._master = master
         # The board forgives its own sleep from half a heartbeat timeout on; the beat is well below that.
         self._beat_seconds = master.settings.heartbeat_timeout_seconds / 4
+        self.prune_seconds = _prune_seconds(master)
         self._wakes_at = float("-inf")  # mono; `look_again` reads it without the lock and may at worst wake us in vain
         self._is_woken = threading.Condition()
         self._is_stopping = False
@@ -54,12 +56,12 @@ class Timekeeper:
                 self._is_woken.notify()
 
     def _run(self) -> None:
-        prune_at = self._master.clock.mono() + PRUNE_SECONDS
+        prune_at = self._master.clock.mono() + self.prune_seconds
         while self._sleep():
             try:
                 self._master.decide(events.Tick())
                 if self._master.clock.mono() >= prune_at:
-                    prune_at = self._master.clock.mono() + PRUNE_SECONDS
+                    prune_at = self._master.clock.mono() + self.prune_seconds
                     self._master.committer.prune_soon()
             except Exception:
                 # Without this duty no retry would ever run: whatever is wrong, go on.
@@ -78,3 +80,13 @@ class Timekeeper:
                 self._is_woken.wait(self._wakes_at - now)
             self._wakes_at = float("-inf")  # awake: `look_again` need not wake us
             return not self._is_stopping
+
+
+def _prune_seconds(master: Master) -> float:
+    """More often than usual where something is kept for less than that."""
+    kept = (
+        master.retention.output_seconds,
+        master.defaults.result_ttl,
+        master.settings.dead_retention_seconds,
+    )
+    return min(PRUNE_SECONDS, max(MIN_PRUNE_SECONDS, min(kept)))

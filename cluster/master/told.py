@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from cluster.core.records import JobId, Outcome
+from cluster.core.records import DEFAULT_OPTIONS, JobId, Options, Outcome
 from cluster.wire.calls import Said, Told
 from cluster.wire.messages import Progress, Refusal
 
@@ -59,8 +59,13 @@ class ToldBook:
         self._heard = mono()  # when the client last began or ended to listen
         self._listening = 0
         self._is_closed = False
+        self.defaults = DEFAULT_OPTIONS  # told in the answer to `open`
 
     # --- the Sink -----------------------------------------------------------------------------------------------
+
+    def opened(self, defaults: Options) -> None:
+        """See `Sink.opened`."""
+        self.defaults = defaults
 
     def accepted(self, jobs: Sequence[JobId]) -> None:
         """See `Sink.accepted`."""

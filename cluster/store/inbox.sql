@@ -38,6 +38,10 @@ CREATE TEMP TRIGGER take_output INSTEAD OF INSERT ON inbox WHEN new.kind = 'outp
     WHERE EXISTS (SELECT 1 FROM jobs WHERE seq = new.seq);
 END;
 
+CREATE TEMP TRIGGER drop_output INSTEAD OF INSERT ON inbox WHEN new.kind = 'output over' BEGIN
+    DELETE FROM outputs WHERE seq = new.seq AND run = new.run;
+END;
+
 -- number: fence
 CREATE TEMP TRIGGER take_attempt INSTEAD OF INSERT ON inbox WHEN new.kind = 'attempt' BEGIN
     INSERT OR REPLACE INTO attempts (seq, run, fence, body, mac)

@@ -14,8 +14,10 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
+
+from msgspec.structs import replace
 
 from cluster.core.effects import (
     Admitted,
@@ -35,7 +37,7 @@ from cluster.core.effects import (
 from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome, WorkerId
 from cluster.core.states import JobState
 from cluster.errors import StoreError
-from cluster.store.port import Opening, without_payloads
+from cluster.store.port import Opening, Room, without_payloads
 
 MAX_ENDED = 100_000
 MAX_ENDED_BYTES = 256 << 20
@@ -77,6 +79,8 @@ class MemoryStore:
         # Only of jobs that have such: failed attempts and earlier runs' ends, in order; the current run, if not 1.
         self._past: dict[int, list[AttemptFailed | Ended]] = {}
         self._runs: dict[int, int] = {}
+        # Ended runs that printed something, by number and run, with the wall time of their end; the oldest first.
+        self._printed: dict[tuple[int, int], float] = {}
         self._paused: set[str] = set()
         self._answers: dict[str, Answered] = {}  # the oldest first
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -149,6 +153,14 @@ class MemoryStore:
         self._ended_bytes += _weight(admitted, record)
         if record.keep_until < self._next_overdue:  # noqa: PLR1730 - as in `_end_lease`
             self._next_overdue = record.keep_until
+        if record.output or seq in self._past:
+            self._note_printed(record)
+
+    def _note_printed(self, ended: Ended) -> None:
+        seq, run = ended.seq, ended.outcome.run
+        failed = [each for each in self._past.get(seq, ()) if isinstance(each, AttemptFailed) and each.run == run]
+        if ended.output or any(each.output for each in failed):
+            self._printed[seq, run] = ended.outcome.ended
 
     def _attempt_failed(self, record: AttemptFailed) -> None:
         seq = record.seq
@@ -222,7 +234,7 @@ class MemoryStore:
             if not surplus and not is_overdue:
                 return 0
             # The oldest come first. A surplus is dropped from among them; only retention needs a look at all.
-            ends = list(self._ended.values() if is_overdue else islice(self._ended.values(), surplus + limit))
+            ends = list(self._by_age() if is_overdue else islice(self._by_age(), surplus + limit))
             if is_overdue:
                 self._next_overdue = float("inf")
         over: list[Ended] = []
@@ -248,16 +260,71 @@ class MemoryStore:
         surplus = max(0, len(self._ended) - self._max_ended)
         excess = self._ended_bytes - self._max_ended_bytes
         if excess > 0:
-            for count, (seq, ended) in enumerate(self._ended.items(), 1):
-                excess -= _weight(self._jobs[seq], ended)
+            for count, ended in enumerate(self._by_age(), 1):
+                excess -= _weight(self._jobs[ended.seq], ended)
                 if excess <= 0:
                     return max(surplus, count)
         return surplus
+
+    def _by_age(self) -> Iterator[Ended]:
+        """Ended jobs in the order in which they go where there is no room: the oldest first, dead letters last."""
+        ended, dead = self._ended.values(), JobState.DEAD_LETTER
+        return chain(
+            (each for each in ended if each.outcome.state is not dead),
+            (each for each in ended if each.outcome.state is dead),
+        )
+
+    def drop_outputs(self, before: float, limit: int = 10_000) -> int:
+        """See `Store.drop_outputs`."""
+        dropped = 0
+        with self._lock:
+            while self._printed and dropped < limit:
+                seq, run = next(iter(self._printed))
+                if self._printed[seq, run] >= before:
+                    break
+                del self._printed[seq, run]
+                self._silence(seq, run)
+                dropped += 1
+        return dropped
+
+    def _silence(self, seq: int, run: int) -> None:
+        ended = self._ended.get(seq)
+        if ended is not None and ended.outcome.run == run:
+            self._ended_bytes -= len(ended.output)
+            self._ended[seq] = replace(ended, output=b"")  # keeps its place in the order
+        past = self._past.get(seq, [])
+        for at, each in enumerate(past):
+            if (each.run if isinstance(each, AttemptFailed) else each.outcome.run) == run:
+                past[at] = replace(each, output=b"")
+
+    def make_room(self, max_bytes: int, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> Room:
+        """See `Store.make_room`. Only what `size` counts can be in the way."""
+        with self._lock:
+            excess = self._ended_bytes - max_bytes
+            if excess <= 0:
+                return Room(0, 0, is_exhausted=False)
+            oldest = [(ended, _weight(self._jobs[ended.seq], ended)) for ended in self._by_age()]
+        over: list[Ended] = []
+        # Without the lock: whoever knows what is needed may be waiting for it.
+        for ended, weight in oldest:
+            if excess <= 0 or len(over) == limit:
+                break
+            if not is_needed(ended.outcome.job):
+                over.append(ended)
+                excess -= weight
+        with self._lock:
+            for ended in over:
+                if self._ended.get(ended.seq) is ended:  # else it was requeued meanwhile
+                    self._drop(ended.seq)
+            return Room(len(over), max(0, self._ended_bytes - max_bytes), is_exhausted=len(over) < limit)
 
     def _drop(self, seq: int) -> None:
         self._leases.pop(seq, None)
         self._forget_end(seq)
         admitted = self._jobs.pop(seq, None)
+        if self._printed:
+            for run in range(1, self._runs.get(seq, 1) + 1):
+                self._printed.pop((seq, run), None)
         self._past.pop(seq, None)
         self._runs.pop(seq, None)
         if admitted is None:

@@ -31,6 +31,14 @@ class Opening(Struct, frozen=True):
     tampered: tuple[str, ...]  # one sentence for each record whose seal does not fit; left out of everything else
 
 
+class Room(Struct, frozen=True):
+    """What `make_room` has come to."""
+
+    dropped: int  # jobs
+    excess: int  # bytes that are still too many
+    is_exhausted: bool  # nothing is left to drop, as far as one call can tell
+
+
 class Store(Protocol):
     """A durable record of jobs. See the module's docstring for the rules of threads and failures."""
 
@@ -87,6 +95,19 @@ class Store(Protocol):
         """Drop ended jobs whose retention is over, and answers that nobody asks for any more; how many jobs.
 
         The caller sees to it that nobody decides on an ended job between `is_needed` and the deletion.
+        """
+
+    def drop_outputs(self, before: float, limit: int = 10_000) -> int:
+        """Drop what was printed in runs that ended before that wall time; how many runs. All else of them stays.
+
+        One call may look at a part of the store only; call it regularly, it goes round.
+        """
+
+    def make_room(self, max_bytes: int, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> Room:
+        """If more than that is in use, drop ended jobs: the oldest first, and dead letters after all others.
+
+        As for `prune`, nobody may decide on an ended job between `is_needed` and the deletion. One call may look at a
+        part of the store only: call it again until the room is there, or it is exhausted.
         """
 
     def size(self) -> int:

@@ -100,6 +100,32 @@ WHERE o.seq > :after AND o.seq <= :end AND o.keep_until < :wall
     AND o.run = coalesce((SELECT max(run) FROM requeues WHERE seq = o.seq), 1)
 ORDER BY o.seq LIMIT :limit;
 
+-- name: output_window_end
+-- The same for outputs.
+SELECT seq FROM outputs WHERE seq > :after ORDER BY seq LIMIT 1 OFFSET :rows;
+
+-- name: printed
+-- Runs in a window that printed something and have ended, with what their outcomes say. Reads no output.
+SELECT p.seq, p.run, o.body FROM (
+    SELECT DISTINCT seq, run FROM outputs WHERE seq > :after AND seq <= :end
+) AS p JOIN outcomes AS o ON o.seq = p.seq AND o.run = p.run
+ORDER BY p.seq, p.run;
+
+-- name: oldest
+-- Ended jobs in a window, dead letters or the others, with the bytes that they hold. The length of a blob stands before
+-- it, so that none is read.
+SELECT o.seq, j.id, length(j.body) + length(j.args) + length(o.body) + length(o.payload)
+    + coalesce((SELECT sum(length(output)) FROM outputs WHERE seq = o.seq), 0)
+FROM outcomes AS o JOIN jobs AS j ON j.seq = o.seq
+WHERE o.seq > :after AND o.seq <= :end AND (o.state = :dead) = :is_dead
+    AND o.run = coalesce((SELECT max(run) FROM requeues WHERE seq = o.seq), 1)
+ORDER BY o.seq LIMIT :limit;
+
+-- name: used_bytes
+-- What the tables take of the file.
+SELECT (p.page_count - f.freelist_count) * s.page_size
+FROM pragma_page_count AS p, pragma_freelist_count AS f, pragma_page_size AS s;
+
 -- name: spread
 -- How many jobs there are at most, without counting them.
 SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM jobs;

@@ -211,6 +211,14 @@ class Reader:
         return found
 
 
+def ended_at(body: bytes) -> float:
+    """When a run ended, by the body of its outcome; never, of one that can't be read and is named elsewhere."""
+    try:
+        return _decode_outcome(body).ended
+    except msgspec.MsgspecError:
+        return float("inf")
+
+
 def function_name(digest: Digest) -> str:
     """How messages call a function that may not be read."""
     return f"function {digest.hex()[:16]}"

@@ -195,6 +195,11 @@ def job_row(kind: str, seq: int) -> Row:
     return (kind, seq, None, None, None, None, None, None, None, None, None, None)
 
 
+def output_over_row(seq: int, run: int) -> Row:
+    """A row that deletes what a run printed."""
+    return ("output over", seq, run, None, None, None, None, None, None, None, None, None)
+
+
 def answers_over_row(wall: float) -> Row:
     """A row that deletes answers nobody asks for any more."""
     return ("requests over", None, None, None, None, None, float(wall), None, None, None, None, None)

@@ -15,7 +15,7 @@ Durability: WAL with `synchronous=FULL`: a commit that returned has been fsynced
 that can neither write nor checkpoint, keep clear of the WAL-reset fault of SQLite before 3.51.3, which needs two
 connections that do. A commit is one row of the journal (`journal.py`). Filing is one INSERT into the view of `inbox.sql`,
 atomic by itself, which also deletes the journal's rows; one of more rows than a statement takes is several between
-BEGIN IMMEDIATE and COMMIT.
+BEGIN IMMEDIATE and COMMIT. What is dropped, and when, is said in `pruning.py`.
 
 When a party dies:
 - this process, at any instant: the WAL holds a prefix of the commits; the next opening goes on from there.
@@ -48,7 +48,8 @@ from cluster.store.connection import is_disk_full, open_reader, open_writer, rea
 from cluster.store.files import StoreFiles
 from cluster.store.leases import LeaseBook
 from cluster.store.lock import Possession
-from cluster.store.port import Opening, without_payloads
+from cluster.store.port import Opening, Room, without_payloads
+from cluster.store.pruning import Pruning
 from cluster.store.rows import BadSealError
 from cluster.store.scribe import Row
 from cluster.store.seal import Seal, is_payload_of
@@ -70,11 +71,6 @@ EPOCH_BITS = 32
 # One read of `live_jobs` ends at whichever comes first.
 LIVE_JOBS_PER_READ = 5000
 MAX_BYTES_PER_READ = 16 << 20
-PRUNE_WINDOW_ROWS = 100_000
-# Between two of these the committer gets its turn.
-PRUNED_PER_TRANSACTION = 500
-# A sweep for unused functions reads all of `jobs`, so it is worth one only after so large a part of it has gone.
-SWEEP_SHARE = 20
 MAX_TAMPERED_NAMED = 1000
 
 # Where payloads are in a row of `stories`.
@@ -114,8 +110,7 @@ class SqliteStore:
         self._next_entry = 0
         # Functions written but not yet referred to by a stored job; a sweep must not take them. By the committer.
         self._fresh: set[Digest] = set()
-        self._prune_after = 0
-        self._pruned_since_sweep = 1  # so that the first idle prune sweeps a store that was left in between
+        self._pruning = Pruning(self._read, self._write_made, self._fresh)
 
     # --- opening and closing ------------------------------------------------------------------------------------
 
@@ -323,40 +318,25 @@ class SqliteStore:
         """
         self._file_all()
         with self._told():
-            if self._read("are_answers_over", wall=wall):
-                with self._writing:
-                    self._write([scribe.answers_over_row(wall)])
-            window = {"after": self._prune_after, "rows": PRUNE_WINDOW_ROWS}
-            end = next(iter(self._read("prune_window_end", **window)), (None,))[0]
-            last = 2**63 - 1 if end is None else end
-            found = self._read("overdue", after=self._prune_after, end=last, wall=wall, limit=limit)
-            over = [seq for seq, job in found if not is_needed(job)]
-            for at in range(0, len(over), PRUNED_PER_TRANSACTION):
-                with self._writing:
-                    self._file_pieces(to_the_end=True)  # some may have been requeued since
-                    self._write([scribe.job_row("forget", seq) for seq in over[at : at + PRUNED_PER_TRANSACTION]])
-            self._pruned_since_sweep += len(over)
-            if len(found) == limit:
-                self._prune_after = found[-1][0]
-            else:
-                self._prune_after = 0 if end is None else end
-            if not over and self._pruned_since_sweep:
-                self._sweep_functions()
-        return len(over)
+            return self._pruning.prune(wall, is_needed, limit)
 
-    def _sweep_functions(self) -> None:
-        """Drop functions of which no job is left, now and then."""
-        ((spread,),) = self._read("spread")
-        if self._pruned_since_sweep * SWEEP_SHARE < spread:
-            return
-        # The board writes a function again with the first live job that needs it, in the same group or an earlier one:
-        # what no stored job refers to can go, unless it is such an earlier one. Looked up under the writing lock, so
-        # that no commit comes in between.
+    def drop_outputs(self, before: float, limit: int = 10_000) -> int:
+        """See `Store.drop_outputs`."""
+        self._file_all()
+        with self._told():
+            return self._pruning.drop_outputs(before, limit)
+
+    def make_room(self, max_bytes: int, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> Room:
+        """See `Store.make_room`. In use is what the tables take of the file, whose other pages wait to be used again."""
+        self._file_all()
+        with self._told():
+            return self._pruning.make_room(max_bytes, is_needed, limit)
+
+    def _write_made(self, make_rows: Callable[[], list[Row]]) -> None:
+        """Write what is made while nothing else is written, and all that was committed before is filed."""
         with self._writing:
             self._file_pieces(to_the_end=True)
-            unused = [digest for (digest,) in self._read("unused_functions") if digest not in self._fresh]
-            self._write([scribe.function_over_row(digest) for digest in unused])
-            self._pruned_since_sweep = 0
+            self._write(make_rows())
 
     # --- reading ------------------------------------------------------------------------------------------------
 

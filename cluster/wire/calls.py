@@ -19,6 +19,7 @@ from cluster.core.records import (
     JobInfo,
     JobSpec,
     Lease,
+    Options,
     Outcome,
     Report,
     Stop,
@@ -34,6 +35,13 @@ PROTOCOL_VERSION = 1
 
 class Nothing(Struct, frozen=True):
     """No arguments, or no answer."""
+
+
+class Opened(Struct, frozen=True):
+    """A new session, and the options that its jobs get where they say nothing themselves."""
+
+    session: str
+    defaults: Options
 
 
 class Submit(Struct, frozen=True):
@@ -263,7 +271,7 @@ _WORKERS = frozenset({Role.WORKER})
 _ADMINS = frozenset({Role.ADMIN})
 
 CALLS: dict[tuple[str, str], Call] = {
-    ("jobs", "open"): Call(Nothing, str, _CLIENTS),
+    ("jobs", "open"): Call(Nothing, Opened, _CLIENTS),
     ("jobs", "close"): Call(Session, None, _CLIENTS),
     ("jobs", "submit"): Call(Submit, bool, _CLIENTS),
     ("jobs", "listen"): Call(Listen, Told, _CLIENTS),

@@ -33,7 +33,7 @@ from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
 from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
 from cluster.wire import calls
 from cluster.wire.books import Books
-from cluster.wire.calls import Told
+from cluster.wire.calls import Opened, Told
 from cluster.wire.desks import Sink
 from cluster.wire.messages import Refusal
 
@@ -76,9 +76,11 @@ class Conversation:
         self._sink = sink
         first = dial(connect_seconds)
         try:
-            self._session: str = first.call("open", calls.Nothing())
+            opened: Opened = first.call("open", calls.Nothing())
         finally:
             first.close()
+        self._session = opened.session
+        sink.opened(opened.defaults)
         self._caller = dial(LINK_PATIENCE_SECONDS)
         # The listener's own, so that its long poll can be broken off; exchanged under `_lock`, by the listener.
         self._ear = dial(LINK_PATIENCE_SECONDS)
@@ -239,11 +241,12 @@ class Conversation:
         if not self._is_behind:
             return
         if not self._session:
-            session: str = self._caller.call("open", calls.Nothing())
+            opened: Opened = self._caller.call("open", calls.Nothing())
             self._seen = 0
             with self._lock:
-                self._session = session
-            self._watch_again(session)
+                self._session = opened.session
+            self._sink.opened(opened.defaults)
+            self._watch_again(opened.session)
         self._send_again()
 
     def _watch_again(self, session: str) -> None:

@@ -10,12 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from cluster.core.records import Digest, Fence, FunctionBlob, JobId, JobInfo, JobSpec, Outcome, Report, WorkerId
+from cluster.core.records import (
+    Digest,
+    Fence,
+    FunctionBlob,
+    JobId,
+    JobInfo,
+    JobSpec,
+    Options,
+    Outcome,
+    Report,
+    WorkerId,
+)
 from cluster.wire.messages import Health, Hello, JobHistory, Poll, Progress, Refusal, Stats, WorkerInfo
 
 
 class Sink(Protocol):
     """How the jobs desk talks back to one client, after the commit that makes it true."""
+
+    def opened(self, defaults: Options) -> None:
+        """The session is open, at a restarted master perhaps; jobs that say nothing themselves get these options."""
 
     def accepted(self, jobs: Sequence[JobId]) -> None:
         """These jobs are durable."""

@@ -16,7 +16,6 @@ import faulthandler
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.errors import ClusterError, Refused
+from cluster.log_lines import set_up_log, tell_mistake
 from cluster.wire.address import Address, parse_address
 from cluster.wire.calls import MasterInfo, Nothing, Welcome
 from cluster.wire.keys import Role, Secret, load_key
@@ -40,7 +40,6 @@ MAX_RESULT_BYTES = 240 << 20
 # The desk tries again by itself; a call that hangs must not keep a worker from leaving.
 CALL_PATIENCE_SECONDS = 2.0
 MAX_THREADS = 4096
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 log = logging.getLogger("cluster.worker")
 
@@ -63,6 +62,7 @@ class WorkerProcessConfig:
     patience_seconds: float = 30.0  # for the first contact with the master
     ready_fd: int | None = None  # one line is written there once jobs are taken
     log_level: str = "info"
+    log_format: str = "text"  # or "json"
 
 
 def parse_slots(text: str, cpus: int) -> tuple[int, int]:
@@ -80,15 +80,15 @@ def run_worker(config: WorkerProcessConfig) -> int:
 
     0: it was drained. 1: something was killed and handed back. 2: it couldn't start, and one sentence said why.
     """
-    logging.basicConfig(stream=sys.stderr, level=config.log_level.upper(), format=_FORMAT)
     faulthandler.enable()
     try:
+        set_up_log(config.log_level, config.log_format)
         address, key = parse_address(config.address), load_key(Path(config.authkey_file))
         _meet(address, key, config.patience_seconds)
         with scratch_folder(_scratch_parent(config), config.name) as scratch:
             return _serve(config, address, key, scratch)
     except (ClusterError, ValueError, OSError) as error:
-        print(f"cluster worker: {error}", file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
+        tell_mistake("cluster worker", error)
         return USERS_MISTAKE
 
 

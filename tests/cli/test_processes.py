@@ -11,6 +11,7 @@ from cluster.cli.processes import MasterOptions, WorkerOptions, read_master, rea
 from tests.cli.rig import Call
 
 ADDRESS = "tcp://127.0.0.1:7777"
+MASTER = ["master", "--bind", ADDRESS, "--keys", "k", "--store", "memory:"]
 
 
 def test_a_master_is_told_what_the_command_line_says() -> None:
@@ -71,6 +72,14 @@ def test_a_worker_is_told_what_the_command_line_says() -> None:
             ["master", "--bind", ADDRESS, "--keys", "k", "--store", "memory:", "--drain-timeout", "soon"],
             "'drain-timeout' can't be 'soon'",
         ),
+        ([*MASTER, "--log-format", "xml"], "no log format is called 'xml'; write one of text, json"),
+        ([*MASTER, "--default-retries", "-1"], "option 'default-retries' can't be -1"),
+        ([*MASTER, "--default-factor", "nan"], "option 'default-factor' can't be nan; write a number from 1 to 1000"),
+        ([*MASTER, "--default-backoff", "never"], "option 'default-backoff' can't be 'never'"),
+        ([*MASTER, "--retention-results", "0"], "option 'retention-results' can't be 0.0; write a duration above zero"),
+        ([*MASTER, "--retention-max-size", "10kB"], "--retention-max-size: 10000 bytes are less than a store takes"),
+        ([*MASTER, "--retention-max-size", "much"], "--retention-max-size: 'much' is no size"),
+        (["master", "--config", "x.yaml", "--default-retries", "1"], "--config says all that a master needs"),
         (["master", "--bind", "7601", "--keys", "k", "--store", "memory:"], "7601"),
         (["worker", "lst"], "'lst' is neither an address nor a command"),
         (["worker", ADDRESS], "an address needs a key: write --authkey-file KEYS/worker.key"),

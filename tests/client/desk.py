@@ -19,6 +19,7 @@ import cloudpickle
 
 from cluster.core import chunks
 from cluster.core.records import (
+    DEFAULT_OPTIONS,
     Certificate,
     Digest,
     Ending,
@@ -56,6 +57,7 @@ class InlineDesk:
         self.functions: dict[Digest, FunctionBlob] = {}
         self.batches: list[tuple[str, list[JobId]]] = []  # (thread that submitted, ids)
         self.paused: set[str] = set()
+        self.defaults = DEFAULT_OPTIONS  # told to sessions that are opened from now on
         self.refuse: Callable[[JobSpec], Refusal | None] = lambda spec: None
         self.failure: Exception | None = None  # raised by the next calls of `submit`
         self.is_accepting = True  # False: jobs run, but nobody is told `accepted` before they ended
@@ -77,6 +79,7 @@ class InlineDesk:
         with self.lock:
             session = len(self.sinks) + 1
             self.sinks[session] = sink
+            sink.opened(self.defaults)
             return session
 
     def close(self, session: int) -> None:

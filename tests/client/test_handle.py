@@ -3,17 +3,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from cluster.client import default
 from cluster.client.handle import Cluster
 from cluster.client.job import Job
 from cluster.client.retries import RetryPolicy
 from cluster.client.task import task
-from cluster.core.records import JobInfo
+from cluster.core.records import DEFAULT_OPTIONS, JobInfo, Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import ClusterError, Detached, MasterUnavailable, Refused
 from tests.client.desk import DEADLINE_SECONDS, InlineDesk
@@ -326,3 +328,116 @@ def test_a_with_block_is_the_default_cluster_inside(desk: InlineDesk) -> None:
         with Cluster(desk, owns_workers=True) as inner:
             assert default.current() is inner
         assert default.current() is outer
+
+
+# --- the cluster's defaults -------------------------------------------------------------------------------------------
+
+RETRY = RetryRule(max_retries=3, backoff=0.5, factor=3.0, max_delay=9.0, jitter=0.0)
+DEFAULTS = Options(retry=RETRY, crash_limit=1, result_ttl=60.0)
+
+
+@pytest.fixture
+def strict() -> Iterator[tuple[InlineDesk, Cluster]]:
+    """A cluster with defaults of its own."""
+    desk = InlineDesk()
+    desk.defaults = DEFAULTS
+    with Cluster(desk, owns_workers=True) as c:
+        yield desk, c
+    desk.stop()
+    desk.check()
+
+
+def options_of(desk: InlineDesk, job: Job[Any]) -> Options:
+    job.result(DEADLINE_SECONDS)
+    return desk.jobs[job.id].spec.options
+
+
+def test_a_job_that_says_nothing_has_the_cluster_s_defaults(strict: tuple[InlineDesk, Cluster]) -> None:
+    desk, c = strict
+
+    assert options_of(desk, c.submit(pow, (2, 3))) is DEFAULTS
+
+
+def test_a_job_with_an_input_and_no_options_has_them_too(strict: tuple[InlineDesk, Cluster]) -> None:
+    desk, c = strict
+
+    assert options_of(desk, c.submit(abs, (c.submit(pow, (2, 3)),))) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("said", "retry", "crash_limit", "result_ttl"),
+    [
+        ({"retries": 0}, replace(RETRY, max_retries=0), 1, 60.0),
+        ({"retries": 2}, replace(RETRY, max_retries=2), 1, 60.0),
+        ({"retries": RetryPolicy(max_retries=2)}, RetryRule(max_retries=2), 1, 60.0),
+        ({"crash_limit": 5}, RETRY, 5, 60.0),
+        ({"result_ttl": "7d"}, RETRY, 1, 604800.0),
+        ({"priority": 1}, RETRY, 1, 60.0),
+        ({"key": "k"}, RETRY, 1, 60.0),
+    ],
+    ids=str,
+)
+def test_what_a_caller_says_wins_and_the_rest_is_the_cluster_s(
+    strict: tuple[InlineDesk, Cluster], said: Any, retry: RetryRule, crash_limit: int, result_ttl: float
+) -> None:
+    desk, c = strict
+
+    found = options_of(desk, c.submit(pow, (2, 3), **said))
+
+    assert (found.retry, found.crash_limit, found.result_ttl) == (retry, crash_limit, result_ttl)
+
+
+@task(retries=0, timeout=60)
+def careful(number: int) -> int:
+    return number
+
+
+@task(retries=RetryPolicy(max_retries=1, backoff=7))
+def patient(number: int) -> int:
+    return number
+
+
+def test_a_task_s_options_win_too_and_submit_s_over_those(strict: tuple[InlineDesk, Cluster]) -> None:
+    desk, c = strict
+
+    assert options_of(desk, c.submit(careful, (1,))).retry == replace(RETRY, max_retries=0)
+    assert options_of(desk, c.submit(careful, (1,))).timeout == 60.0
+    assert options_of(desk, c.submit(careful, (1,), retries=4)).retry == replace(RETRY, max_retries=4)
+    assert options_of(desk, c.submit(patient, (1,), crash_limit=0)).retry == RetryRule(max_retries=1, backoff=7.0)
+    assert options_of(desk, c.submit(patient, (1,), retries=2)).retry == replace(RETRY, max_retries=2)
+
+
+def test_a_map_s_chunks_have_the_defaults(strict: tuple[InlineDesk, Cluster]) -> None:
+    desk, c = strict
+
+    usual = c.map(abs, [-1, -2], chunksize=2, retries=1)
+
+    assert list(usual) == [1, 2]
+    (chunk,) = usual.jobs()
+    assert options_of(desk, chunk) == replace(DEFAULTS, retry=replace(RETRY, max_retries=1))
+
+
+def test_items_of_a_map_go_one_by_one_where_the_defaults_mean_at_most_once(desk: InlineDesk) -> None:
+    desk.defaults = Options(crash_limit=0)
+    with Cluster(desk, owns_workers=True) as c:
+        batch = c.map(abs, [-1, -2], chunksize=2)
+
+        assert list(batch) == [1, 2]
+        assert [desk.jobs[job.id].spec.items for job in batch.jobs()] == [1, 1]
+
+
+def test_jobs_of_one_kind_share_one_record_of_options(strict: tuple[InlineDesk, Cluster]) -> None:
+    desk, c = strict
+
+    first, second = (c.submit(pow, (2, n), retries=2, tags=["a"]) for n in (1, 2))
+
+    assert options_of(desk, first) is options_of(desk, second)
+
+
+def test_what_is_submitted_after_the_defaults_have_changed_has_the_new_ones(desk: InlineDesk, c: Cluster) -> None:
+    before = options_of(desk, c.submit(pow, (2, 3)))
+
+    desk.sinks[1].opened(DEFAULTS)
+
+    assert before is DEFAULT_OPTIONS
+    assert options_of(desk, c.submit(pow, (2, 3))) is DEFAULTS

@@ -4,15 +4,24 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from typer.testing import CliRunner
 
+from cluster.cli.main import app
 from cluster.deploy.commands import Part, parts_of
 from cluster.deploy.load import load_config
 from cluster.deploy.processes import MARK
 from cluster.deploy.runtime import Runtime, Snapshot
+from cluster.master import process
+from cluster.master.process import MasterConfig
+from cluster.master.retention import Retention
 
 TEXT = """
 drain: {timeout: 90s}
 heartbeat: {interval: 500ms, timeout: 5s}
+defaults: {retries: 3, backoff: 0.00001, factor: 1.5, max_delay: 0, jitter: 0, crash_limit: 1}
+retention: {results: 1d, dead: 2d, output: 3d, max_size: 4GB}
+log: {level: debug, format: json}
 workers:
   - {slots: auto}
   - {slots: {threads: 32}, resources: {gpu: 2}, labels: {zone: lab}, max_jobs_per_child: 9, python: py/bin/python}
@@ -41,6 +50,32 @@ def test_the_master_comes_first_and_is_told_all_it_needs(parts: list[Part], tmp_
     assert after(master, "--store") == f"sqlite:///{tmp_path}/state/cluster.db"
     assert after(master, "--heartbeat-interval") == "500ms"
     assert after(master, "--drain-timeout") == "90s"
+
+
+def test_the_master_reads_from_its_command_line_what_the_file_says(parts: list[Part], tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    from_file: list[MasterConfig] = []
+    from_command: list[MasterConfig] = []
+
+    with pytest.MonkeyPatch.context() as patch:
+        for found, arguments in [
+            (from_file, ["--config", str(file)]),
+            (from_command, list(parts[0].command[parts[0].command.index("master") + 1 :])),
+        ]:
+            patch.setattr(process, "run_master", lambda config, found=found: found.append(config) or 0)
+            CliRunner().invoke(app, ["master", *arguments], catch_exceptions=False)
+
+    (said,), (told,) = from_file, from_command
+    assert told == replace(said, bind=told.bind)
+    assert (told.defaults.retry.max_retries, told.defaults.retry.backoff, told.defaults.crash_limit) == (3, 1e-05, 1)
+    assert (told.defaults.result_ttl, told.dead_retention_seconds) == (86400.0, 2 * 86400.0)
+    assert told.retention == Retention(output_seconds=3 * 86400.0, max_bytes=4 * 10**9)
+    assert (told.log_level, told.log_format) == ("debug", "json")
+
+
+def test_workers_are_told_how_to_log(parts: list[Part]) -> None:
+    for part in parts[1:]:
+        assert (after(part, "--log-level"), after(part, "--log-format")) == ("debug", "json")
 
 
 def test_a_worker_is_told_its_slots_and_what_it_offers(parts: list[Part], tmp_path: Path) -> None:

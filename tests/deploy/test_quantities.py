@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.deploy.quantities import MAX_SIZE, read_duration, read_size, write_duration
+from cluster.deploy.quantities import MAX_SIZE, read_delay, read_duration, read_size, write_duration
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,22 @@ def test_what_is_no_duration_says_what_to_write(text: object) -> None:
         read_duration(text)
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.25, 1.0, 2.0, 90.0, 300.0, 3600.0, 5400.0, 604800.0])
+@pytest.mark.parametrize(("text", "seconds"), [(0, 0.0), ("0s", 0.0), ("250ms", 0.25), (1.5, 1.5)])
+def test_a_delay_may_be_zero(text: object, seconds: float) -> None:
+    assert read_delay(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", -1, True, None, [], float("nan")])
+def test_what_is_no_delay_says_what_to_write(text: object) -> None:
+    with pytest.raises(ValueError, match="is no duration; write seconds, or a text like 0s"):
+        read_delay(text)
+
+
+def test_no_delay_is_written_as_such() -> None:
+    assert write_duration(0.0) == "0s"
+
+
+@pytest.mark.parametrize("seconds", [0.00001, 123456.75, 0.05, 0.25, 1.0, 2.0, 90.0, 300.0, 3600.0, 5400.0, 604800.0])
 def test_a_duration_that_is_written_reads_back_as_the_same(seconds: float) -> None:
     assert read_duration(write_duration(seconds)) == seconds
 

@@ -79,9 +79,6 @@ def test_the_bare_word_off_is_off_although_yaml_makes_it_false() -> None:
         {"master": {"tls": True}},
         {"master": {"web": {"bind": "http://127.0.0.1:7602"}}},
         {"master": {"store": "postgresql://db"}},
-        {"defaults": {"retries": 3}},
-        {"retention": {"results": "1d"}},
-        {"log": {"format": "json"}},
         {"ship": ["mine"]},
         {"functions": ["mine:f"]},
         {"queues": {"gpu": {"priority": 10}}},
@@ -176,3 +173,50 @@ def test_nothing_is_converted_and_nothing_can_be_changed() -> None:
     fault(workers=[{"max_jobs_per_child": "10"}])
     with pytest.raises(ValidationError):
         read().name = "other"
+
+
+# --- what jobs get, what is kept, what is logged ------------------------------------------------------------------------
+
+
+def test_defaults_retention_and_the_log_s_form_are_taken_as_written() -> None:
+    config = read(
+        defaults={"retries": 3, "backoff": 0, "factor": 1, "max_delay": "1m", "jitter": 1, "crash_limit": 0},
+        retention={"results": "1h", "dead": "2d", "output": "30m", "max_size": "1MB"},
+        log={"format": "json"},
+    )
+
+    said = config.defaults
+    assert (said.retries, said.backoff, said.factor, said.max_delay, said.jitter, said.crash_limit) == (
+        (3, 0.0, 1.0, 60.0, 1.0, 0)
+    )
+    kept = config.retention
+    assert (kept.results, kept.dead, kept.output, kept.max_size) == (3600.0, 172800.0, 1800.0, 1_000_000)
+    assert config.log.format == "json"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"defaults": {"retries": -1}}, "greater than or equal to 0"),
+        ({"defaults": {"retries": 10**10}}, "less than or equal to 1000000000"),
+        ({"defaults": {"retries": True}}, "valid integer"),
+        ({"defaults": {"crash_limit": -1}}, "greater than or equal to 0"),
+        ({"defaults": {"backoff": "-1s"}}, "is no duration; write seconds, or a text like 0s"),
+        ({"defaults": {"backoff": None}}, "is no duration; write seconds, or a text like 0s"),
+        ({"defaults": {"max_delay": float("inf")}}, "is no duration"),
+        ({"defaults": {"factor": 0.5}}, "greater than or equal to 1"),
+        ({"defaults": {"factor": float("nan")}}, "less than or equal to 1000"),
+        ({"defaults": {"factor": 1e9}}, "less than or equal to 1000"),
+        ({"defaults": {"jitter": 1.5}}, "less than or equal to 1"),
+        ({"retention": {"results": 0}}, "0 is no duration"),
+        ({"retention": {"dead": "0s"}}, "'0s' is no duration"),
+        ({"retention": {"output": "1000000d"}}, "'1000000d' is no duration"),
+        ({"retention": {"max_size": 0}}, "0 is no size"),
+        ({"retention": {"max_size": "999kB"}}, "999000 bytes are less than a store takes without any job; write 1MB"),
+        ({"retention": {"max_size": "2000000TB"}}, "is no size"),
+        ({"log": {"format": "xml"}}, "'text' or 'json'"),
+    ],
+    ids=str,
+)
+def test_what_no_cluster_could_keep_to_is_refused(data: dict[str, Any], said: str) -> None:
+    assert said in fault(**data)

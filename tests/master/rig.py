@@ -14,9 +14,10 @@ from typing import Any, Self
 from cluster.core import events
 from cluster.core.effects import Record
 from cluster.core.handlers import Settings
-from cluster.core.records import FunctionBlob, JobId, JobSpec, Lease, Outcome, Report, Stop
+from cluster.core.records import DEFAULT_OPTIONS, FunctionBlob, JobId, JobSpec, Lease, Options, Outcome, Report, Stop
 from cluster.master.jobs_desk import JobsDesk
 from cluster.master.master import Clock, Master
+from cluster.master.retention import Retention
 from cluster.master.work_desk import WorkDesk
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
@@ -43,6 +44,10 @@ class Notes:
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
         self._changed = threading.Condition()
+        self.defaults = DEFAULT_OPTIONS
+
+    def opened(self, defaults: Options) -> None:
+        self.defaults = defaults
 
     def accepted(self, jobs: Sequence[JobId]) -> None:
         self._note("accepted", *jobs)
@@ -119,10 +124,19 @@ class HandStore(MemoryStore):
 class Rig:
     """A master with a client and a worker at its desks. Its threads run only if it is told to start."""
 
-    def __init__(self, store: Store | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        defaults: Options = DEFAULT_OPTIONS,
+        retention: Retention | None = None,
+        **settings: Any,
+    ) -> None:
         self.time = HandClock()
         self.store = store or MemoryStore()
-        self.master = Master(self.store, Settings(**settings), self.time.clock())
+        self.master = Master(
+            self.store, Settings(**settings), self.time.clock(), defaults=defaults, retention=retention
+        )
         self.master.open(grace_seconds=0.0)
         self.jobs = JobsDesk(self.master)
         self.work = WorkDesk(self.master)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.core.records import Options
+from cluster.core.records import Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import Refused, UnknownJob
 from cluster.master import served_jobs
@@ -25,7 +25,7 @@ class Served:
     def __init__(self) -> None:
         self.rig = Rig()
         self.desk = ServedJobsDesk(self.rig.master)
-        self.session = self.desk.open(PEER, calls.Nothing())
+        self.session = self.desk.open(PEER, calls.Nothing()).session
 
     def submit(self, *names: str, number: int = 1, again: bool = False) -> bool:
         jobs = tuple(spec(name) for name in names)
@@ -95,7 +95,7 @@ def test_an_unknown_session_is_told_so_and_nothing_is_done(served: Served) -> No
 def test_a_second_session_hears_of_a_job_submitted_again_there(served: Served) -> None:
     served.submit("a")
     served.desk.close(PEER, calls.Session(served.session))
-    served.session = served.desk.open(PEER, calls.Nothing())
+    served.session = served.desk.open(PEER, calls.Nothing()).session
 
     served.submit("a", again=True)
     served.run()
@@ -158,3 +158,14 @@ def test_a_stopped_desk_opens_no_session_and_has_none(served: Served) -> None:
     assert served.listen().is_gone
     with pytest.raises(Refused, match="is stopping"):
         served.desk.open(PEER, calls.Nothing())
+
+
+def test_a_session_is_told_the_master_s_defaults_when_it_is_opened() -> None:
+    defaults = Options(retry=RetryRule(max_retries=3, backoff=0.5), crash_limit=1, result_ttl=60.0)
+    with Rig(defaults=defaults) as rig:
+        desk = ServedJobsDesk(rig.master)
+
+        opened = desk.open(PEER, calls.Nothing())
+
+        assert opened.defaults == defaults
+        desk.stop()

@@ -14,7 +14,7 @@ from tests.project import ROOT
 CLUSTER = ROOT / "cluster"
 
 FLOORS = [
-    {"errors", "core"},
+    {"errors", "core", "log_lines"},
     {"store", "wire"},
     {"master", "worker", "client"},
     {"embedded", "deploy", "web", "engines", "integrations"},

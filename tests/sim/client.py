@@ -11,7 +11,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cluster.core.records import JobId, JobInfo, JobSpec, Outcome
+from cluster.core.records import JobId, JobInfo, JobSpec, Options, Outcome
 from cluster.core.states import TERMINAL, JobState
 from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
 from cluster.wire.messages import Progress, Refusal
@@ -52,6 +52,9 @@ class Line:
 
     def progressed(self, job: JobId, progress: Progress) -> None:
         """See `Sink`."""
+
+    def opened(self, defaults: Options) -> None:
+        """See `Sink`. The jobs here say all of their options themselves."""
 
 
 class Client:

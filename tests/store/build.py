@@ -38,9 +38,10 @@ def ended(
     keep_until: float = 1000.0,
     output: bytes = b"",
     state: JobState = JobState.COMPLETED,
+    at: float = 200.0,
 ) -> Ended:
     certificate = None if state is JobState.COMPLETED else died(f"run {run} is given up")
-    outcome = Outcome(f"job{seq}", run, state, 200.0, payload, certificate, attempts=1, worker="w#1")
+    outcome = Outcome(f"job{seq}", run, state, at, payload, certificate, attempts=1, worker="w#1")
     return Ended(seq, fence, outcome, keep_until, output=output)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import fields, replace
 
-from cluster.core.effects import Admitted, Answered, GivenBack, Purged, QueuePaused, Record, StoredJob, Undone
+from cluster.core.effects import Admitted, Answered, Ended, GivenBack, Purged, QueuePaused, Record, StoredJob, Undone
 from cluster.core.records import DEFAULT_OPTIONS, JobSpec, Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import StoreError
@@ -396,6 +396,152 @@ def test_bytes_are_counted(store: Store) -> None:
     store.commit([admitted(1, args=b"x" * 100_000), ended(1)])
 
     assert store.size() >= before + 100_000
+
+
+# --- what jobs printed, and the room that all of it takes ------------------------------------------------------------
+
+
+def nobody(_job: str) -> bool:
+    return False
+
+
+def test_old_output_goes_and_all_else_of_the_job_stays(store: Store) -> None:
+    store.commit([admitted(1), failed(1, 7, output=b"one "), ended(1, 9, output=b"two", state=JobState.DEAD_LETTER)])
+    before = (store.find("job1"), store.history("job1"))
+
+    dropped = store.drop_outputs(200.5)
+
+    assert dropped == 1
+    assert reopen(store).output("job1") == b""
+    assert (store.find("job1"), store.history("job1")) == before
+
+
+def test_output_that_is_young_enough_stays(store: Store) -> None:
+    store.commit([admitted(1), admitted(2), ended(1, at=100.0, output=b"old"), ended(2, at=200.0, output=b"young")])
+
+    dropped = store.drop_outputs(200.0)
+
+    assert (dropped, store.output("job1"), store.output("job2")) == (1, b"", b"young")
+
+
+def test_what_a_live_job_has_printed_stays_however_old(store: Store) -> None:
+    store.commit([admitted(1), failed(1, 7, output=b"one ")])
+    store.commit([admitted(2), ended(2, 8, output=b"first "), requeued(2, 2), failed(2, 9, run=2, output=b"second")])
+
+    dropped = store.drop_outputs(1e12)
+
+    assert (dropped, store.output("job1"), store.output("job2")) == (1, b"one ", b"second")
+
+
+def test_no_more_output_is_dropped_at_once_than_it_was_told(store: Store) -> None:
+    store.commit([admitted(seq) for seq in range(1, 11)])
+    store.commit([ended(seq, seq, output=b"o") for seq in range(1, 11)])
+
+    dropped = [store.drop_outputs(1e12, limit=4) for _ in range(4)]
+
+    assert dropped == [4, 4, 2, 0]
+    assert [store.output(f"job{seq}") for seq in range(1, 11)] == [b""] * 10
+
+
+def test_output_of_a_job_that_was_pruned_is_not_looked_for(store: Store) -> None:
+    store.commit([admitted(1), ended(1, 7, keep_until=5.0, output=b"o"), admitted(2), ended(2, 8, output=b"p")])
+    store.prune(6.0, nobody)
+
+    dropped = store.drop_outputs(1e12)
+
+    assert (dropped, store.output("job2")) == (1, b"")
+
+
+def test_a_store_with_room_drops_nothing(store: Store) -> None:
+    store.commit([admitted(1), ended(1, payload=b"x" * 100_000)])
+
+    room = store.make_room(10**9, nobody)
+
+    assert (room.dropped, room.excess) == (0, 0)
+    assert store.find("job1") is not None
+
+
+def full(store: Store, *ends: Record, size: int = 100_000) -> int:
+    """Each of these jobs ended with so many bytes; the number of bytes that three of them fit in, and four do not."""
+    before = used(store)
+    for end in ends:
+        assert isinstance(end, Ended)
+        outcome = replace(end.outcome, payload=b"x" * size)
+        store.commit([admitted(end.seq), replace(end, outcome=outcome)])
+    return before + 3 * size + size // 2
+
+
+def used(store: Store) -> int:
+    """The bytes that count, by asking for more room than there can be."""
+    return store.make_room(0, lambda _job: True).excess
+
+
+def test_the_oldest_ended_jobs_go_until_there_is_room(store: Store) -> None:
+    fits = full(store, *(ended(seq) for seq in (1, 2, 3, 4, 5)))
+
+    room = store.make_room(fits, nobody)
+
+    assert (room.dropped, room.excess) == (2, 0)
+    assert [job.seq for job in reopen(store).page(0, 10)] == [3, 4, 5]
+
+
+def test_dead_letters_go_after_all_others(store: Store) -> None:
+    dead = JobState.DEAD_LETTER
+    fits = full(store, ended(1, state=dead), ended(2, state=dead), ended(3), ended(4), ended(5, state=dead))
+
+    rooms = [store.make_room(fits - 100_000, nobody) for _ in range(3)]
+
+    assert (sum(room.dropped for room in rooms), rooms[-1].excess) == (3, 0)
+    assert [job.seq for job in store.page(0, 10)] == [2, 5]
+
+
+def test_dead_letters_are_spared_again_once_there_was_room(store: Store) -> None:
+    dead = JobState.DEAD_LETTER
+    fits = full(store, ended(1, state=dead), ended(2, state=dead), ended(3, state=dead), ended(4, state=dead))
+    while store.make_room(fits, nobody).dropped:
+        pass
+
+    store.commit(
+        [admitted(5), ended(5, payload=b"x" * 100_000), admitted(6), ended(6, payload=b"x" * 5000, state=dead)]
+    )
+    while store.make_room(fits, nobody).dropped:
+        pass
+
+    assert [job.seq for job in store.page(0, 10)] == [2, 3, 4, 6]
+
+
+def test_live_and_needed_jobs_stay_however_little_room_there_is(store: Store) -> None:
+    full(store, *(ended(seq) for seq in (1, 2, 3, 4)))
+    store.commit([requeued(2, 2), admitted(5, args=b"x" * 100_000)])
+
+    rooms = [store.make_room(1, lambda job: job == "job3") for _ in range(2)]
+
+    assert (rooms[0].dropped, rooms[1].dropped) == (2, 0)
+    assert rooms[1].is_exhausted
+    assert [job.seq for job in store.page(0, 10)] == [2, 3, 5]
+
+
+def test_no_more_jobs_make_room_at_once_than_it_was_told(store: Store) -> None:
+    full(store, *(ended(seq) for seq in range(1, 6)))
+
+    rooms = [store.make_room(1, nobody, limit=2) for _ in range(3)]
+
+    assert [(room.dropped, room.is_exhausted) for room in rooms[:2]] == [(2, False), (2, False)]
+    assert rooms[2].dropped == 1
+    assert store.page(0, 10) == []
+
+
+def test_a_job_requeued_while_room_is_made_stays(store: Store) -> None:
+    full(store, ended(1), ended(2))
+
+    def requeue_meanwhile(job: str) -> bool:
+        if job == "job1":
+            store.commit([requeued(1, 2)])
+        return False
+
+    store.make_room(1, requeue_meanwhile)
+
+    assert [job.seq for job in live(store)] == [1]
 
 
 # --- both adapters say the same of any life ------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 from cluster.core.effects import Admitted, QueuePaused, Record
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreInUse, StoreTampered
+from cluster.store.port import Room
 from cluster.store.sqlite import SqliteStore
 from tests.store.build import DIGEST, FUNCTION, admitted, ended, failed, leased, requeued
 
@@ -548,7 +549,7 @@ def test_a_job_requeued_while_prune_asks_is_not_dropped(store: SqliteStore) -> N
 
 
 def test_a_long_prune_goes_round_the_store_in_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.store.sqlite.PRUNE_WINDOW_ROWS", 3)
+    monkeypatch.setattr("cluster.store.pruning.WINDOW_ROWS", 3)
     store.commit([admitted(seq) for seq in range(1, 11)])
     store.commit([ended(seq, keep_until=5.0 if seq % 2 else 50.0) for seq in range(1, 11)])
 
@@ -556,6 +557,73 @@ def test_a_long_prune_goes_round_the_store_in_parts(store: SqliteStore, monkeypa
 
     assert sum(dropped) == 4
     assert [job.seq for job in store.page(0, 20)] == [1, 2, 4, 6, 8, 10]
+
+
+def test_outputs_are_looked_at_in_parts_and_all_of_them_in_turn(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.store.pruning.OUTPUT_WINDOW_ROWS", 3)
+    store.commit([admitted(seq) for seq in range(1, 11)])
+    store.commit([ended(seq, seq, output=b"o", at=5.0 if seq % 2 else 50.0) for seq in range(1, 11)])
+
+    dropped = [store.drop_outputs(6.0) for _ in range(8)]
+
+    assert max(dropped) < 5
+    assert sum(dropped) == 5
+    assert [seq for seq in range(1, 11) if store.output(f"job{seq}")] == [2, 4, 6, 8, 10]
+
+
+def test_old_output_is_found_behind_much_that_must_stay(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.store.pruning.OUTPUT_WINDOW_ROWS", 2)
+    store.commit([admitted(seq) for seq in range(1, 11)])
+    store.commit([failed(seq, seq, output=b"lives") for seq in range(1, 10)])
+    store.commit([ended(10, 10, output=b"o", at=5.0)])
+
+    dropped = [store.drop_outputs(6.0) for _ in range(5)]
+
+    assert sum(dropped) == 1
+    assert store.output("job10") == b""
+
+
+def test_room_is_looked_for_in_parts_until_all_has_been_looked_at(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.store.pruning.WINDOW_ROWS", 3)
+    dead = JobState.DEAD_LETTER
+    store.commit([admitted(seq) for seq in range(1, 11)])
+    store.commit([ended(seq, state=dead if seq % 2 else JobState.COMPLETED) for seq in range(1, 11)])
+
+    rooms: list[Room] = []
+    while not rooms or not rooms[-1].is_exhausted:
+        rooms.append(store.make_room(1, lambda job: job in {"job1", "job2"}))
+        assert len(rooms) < 20
+
+    assert [job.seq for job in store.page(0, 20)] == [1, 2]
+    assert sum(room.dropped for room in rooms) == 8
+    assert rooms[-1].excess > 0
+
+
+def test_what_was_dropped_is_room_for_what_comes(store: SqliteStore, path: Path) -> None:
+    for first in range(0, 300, 30):
+        for seq in range(first + 1, first + 31):
+            store.commit([admitted(seq, args=b"x" * 100_000), ended(seq)])
+        while store.make_room(1_000_000, lambda _job: False).dropped:
+            pass
+
+    assert len(store.page(0, 1000)) < 12
+    store.close()
+    # 30 MB went through it. What 30 jobs take twice, in the journal and in the tables, is what it has grown to.
+    assert path.stat().st_size < 10_000_000
+
+
+def test_an_outcome_that_was_altered_keeps_its_output_and_stops_nobody_s(store: SqliteStore) -> None:
+    store.commit([admitted(1), admitted(2), ended(1, 1, output=b"o"), ended(2, 2, output=b"p")])
+    store.tidy()
+    tamper(store, "UPDATE outcomes SET body = x'c1' WHERE seq = 1")
+
+    dropped = store.drop_outputs(1e12)
+
+    assert (dropped, store.output("job1"), store.output("job2")) == (1, b"o", b"")
 
 
 def rows_of(path: Path, table: str) -> int:

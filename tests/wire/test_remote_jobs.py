@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.core.records import Options
+from cluster.core.records import DEFAULT_OPTIONS, Options
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, UnknownJob
 from cluster.master import told
@@ -36,8 +36,8 @@ class Far:
         )
         self.session = self.desk.open(self.notes)
 
-    def start_master(self, store: MemoryStore) -> None:
-        self.rig = Rig(store)
+    def start_master(self, store: MemoryStore, defaults: Options = DEFAULT_OPTIONS) -> None:
+        self.rig = Rig(store, defaults=defaults)
         self.served = ServedJobsDesk(self.rig.master)
         self.line.served = self.served
 
@@ -323,3 +323,29 @@ def test_closing_works_while_the_master_is_away() -> None:
     far.close()
 
     assert [thread for thread in threading.enumerate() if thread.name == "cluster-listener"] == []
+
+
+def test_a_restarted_master_s_other_defaults_are_told_when_the_session_is_opened_again(far: Far) -> None:
+    far.submit("a")
+    far.notes.wait("accepted")
+    before = far.notes.defaults
+    others = Options(crash_limit=1, result_ttl=60.0)
+
+    far.kill_master()
+    far.start_master(far.store, others)
+
+    far.submit("b")
+    far.notes.wait("accepted", 2)
+    assert (before, far.notes.defaults) == (DEFAULT_OPTIONS, others)
+
+
+def test_the_master_s_defaults_are_told_when_the_session_is_opened(far: Far) -> None:
+    others = Options(crash_limit=1, result_ttl=60.0)
+    far.kill_master()
+    far.start_master(far.store, others)
+    notes = Notes()
+
+    session = far.desk.open(notes)
+
+    assert notes.defaults == others
+    far.desk.close(session)
