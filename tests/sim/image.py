@@ -19,6 +19,7 @@ from cluster.core.effects import (
     Leased,
     Purged,
     QueuePaused,
+    Rebudgeted,
     Record,
     Requeued,
     Undone,
@@ -122,6 +123,9 @@ class Image(MemoryStore):
                 self._audit_failure(record.seq, record.run, record.fence, record.certificate.ending)
             case Requeued():
                 self._know(record.seq, record)
+            case Rebudgeted():
+                self._know(record.seq, record)
+                self.specs[record.seq] = record.admitted.spec
             case Purged():
                 self._forget(record.seq)
             case QueuePaused():
