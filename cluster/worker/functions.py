@@ -46,13 +46,14 @@ class Functions:
         """The task's function, ready to be called. Raises whatever unpickling or importing it raises."""
         function = self._loaded.get(task.function)
         if function is None:
-            function = _load(task.body or self._bodies[task.function])
+            function = load_function(task.body or self._bodies[task.function])
             if task.is_reusable:
                 self._loaded[task.function] = function
         return function
 
 
-def _load(body: bytes) -> Function:
+def load_function(body: bytes) -> Function:
+    """A pickled function, ready to be called. Raises whatever unpickling or importing it raises."""
     found = pickle.loads(body)
     if isinstance(found, str):
         found = _imported(found)

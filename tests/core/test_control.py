@@ -280,7 +280,7 @@ def test_the_new_budget_decides_how_often_the_job_is_tried() -> None:
     states: list[JobState] = []
     for second, kind in enumerate((Ending.RAISED, Ending.CRASHED, Ending.RAISED)):
         scene.tick(float(second))
-        scene.report(failure(*scene.poll(at=float(second)), kind), at=float(second))
+        scene.report(failure(scene.poll(at=float(second))[0], kind), at=float(second))
         states.append(scene.state("a"))
     assert states == [JobState.QUEUED, JobState.RETRY_QUEUED, JobState.DEAD_LETTER]
 
