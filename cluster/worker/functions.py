@@ -22,7 +22,8 @@ Function = Callable[..., Any]
 class Functions:
     """A bounded store of pickled functions; those that captured nothing mutable stay loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_load: Callable[[], None] = lambda: None) -> None:
+        self._on_load = on_load
         self._loaded: dict[Digest, Function] = {}
         self._bodies: dict[Digest, bytes] = {}
 
@@ -47,6 +48,7 @@ class Functions:
         function = self._loaded.get(task.function)
         if function is None:
             function = load_function(task.body or self._bodies[task.function])
+            self._on_load()
             if task.is_reusable:
                 self._loaded[task.function] = function
         return function
