@@ -155,6 +155,9 @@ class Child:
             return run_chunk(self._functions, task, limit)
 
         def begin(item: int) -> None:
+            # The deadline is the item's.
+            self._hand = fence, task, time.time()
+            job_context.install(self._make_context)
             self._send(fence, ItemStarted(item))
 
         def end(segment: Segment) -> None:

@@ -6,8 +6,8 @@ things note that somebody went through; only then is everything compared with ho
 
     os.environ          its dictionary remembers the value that a job's change took the place of
     sys.path            compared with its copy, which takes no system call
-    timers, handlers,   `signal.signal`, `alarm`, `setitimer`, `pthread_sigmask`, `resource.setrlimit` and `prlimit`
-    mask, limits        are replaced by functions that note the call and pass it on
+    timers, handlers,   `signal`, `alarm`, `setitimer`, `pthread_sigmask`, `resource.setrlimit` and `prlimit` are
+    mask, limits        replaced by functions that note the call and pass it on
 
 A module sets up things when it is first imported, and counts on them later, but is never imported again in this process.
 So what is set in `os.environ` during an import stays, and `sys.path` stays as it is after a job that imported something.
@@ -22,6 +22,7 @@ Used by a child's main thread. Not where jobs run in threads: what one of many c
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the raw half of `signal`, of which typeshed knows nothing
 import contextlib
 import functools
 import os
@@ -32,13 +33,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-_DOORS: tuple[tuple[ModuleType, str], ...] = (
-    (signal, "signal"),
-    (signal, "alarm"),
-    (signal, "setitimer"),
-    (signal, "pthread_sigmask"),
-    (resource, "setrlimit"),
-    (resource, "prlimit"),
+# Where each is found. `signal` wraps some functions of `_signal`, and has others under the same name.
+_DOORS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
+    ("signal", (_signal,)),
+    ("pthread_sigmask", (_signal,)),
+    ("alarm", (_signal, signal)),
+    ("setitimer", (_signal, signal)),
+    ("setrlimit", (resource,)),
+    ("prlimit", (resource,)),
 )
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = tuple(sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}))
@@ -60,8 +62,10 @@ class Surroundings:
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._limits = {limit: _limit(limit) for limit in _LIMITS}
-        for module, name in _DOORS:
-            setattr(module, name, self._noting(getattr(module, name)))
+        for name, modules in _DOORS:
+            door = self._noting(getattr(modules[0], name))
+            for module in modules:
+                setattr(module, name, door)
 
     def take_over_imports(self) -> None:
         """A job's function has just been imported: what that changed of `sys.path` is nobody's to put back."""
@@ -127,8 +131,6 @@ class Surroundings:
             self._is_touched = True
             return door(*args, **kwargs)
 
-        # Pickled by name, as the function itself would be.
-        note.__module__ = "resource" if door.__module__ == "resource" else "signal"
         return note
 
 

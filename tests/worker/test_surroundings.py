@@ -204,7 +204,7 @@ def test_looking_costs_no_system_call_where_nothing_was_changed(desk: RecordingD
     """Not how fast, but of what kind: a no-op job goes through none of the doors."""
 
     def is_untouched() -> list[bool]:
-        held = [cell.cell_contents for cell in signal.signal.__closure__ or ()]
+        held = [cell.cell_contents for cell in signal.alarm.__closure__ or ()]
         (watcher,) = [one for one in held if type(one).__name__ == "Surroundings"]
         return [watcher._is_touched, bool(watcher._variables.before)]
 
