@@ -31,6 +31,7 @@ from cluster.wire.keys import Role, Secret, load_key
 from cluster.wire.proxy import connect_desk
 from cluster.wire.remote_work import RemoteWorkDesk
 from cluster.worker.config import WorkerConfig
+from cluster.worker.orphans import ORPHANS
 from cluster.worker.scratch import scratch_folder
 from cluster.worker.supervisor import Supervisor
 
@@ -82,6 +83,7 @@ def run_worker(config: WorkerProcessConfig) -> int:
     """
     logging.basicConfig(stream=sys.stderr, level=config.log_level.upper(), format=_FORMAT)
     faulthandler.enable()
+    ORPHANS.adopt()
     try:
         address, key = parse_address(config.address), load_key(Path(config.authkey_file))
         _meet(address, key, config.patience_seconds)
