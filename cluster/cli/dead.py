@@ -112,7 +112,7 @@ def show(job: JobArgument, where: Where, form: Form) -> None:
 @app.command()
 @grouped
 def requeue(where: Where, form: Form, choice: Choice, spending: Spending, jobs: SomeJobs = None) -> None:
-    """Start a new run of dead letters, with the budgets they had or others. With an error, of none in a thousand."""
+    """Start a new run of dead letters, with the same budget or a new one; of each 1,000 of all, or, with an error, of none."""
     again: list[JobInfo] = []
     with find.find_cluster(where) as c:
         # In order of submission, so that a job is started before those that depend on it.
