@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from enum import Enum
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -101,10 +102,11 @@ def run_here(info: JobInfo, parts: JobParts, inputs: dict[JobId, Payload], *, it
             say("left the debugger; nothing was committed")
             return FAILED_STATUS
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is what is looked for
-            traceback.print_exception(error)
+            theirs = _without_our_frames(error.__traceback__)
+            traceback.print_exception(type(error), error, theirs)
             say(f"it raised {type(error).__name__}; nothing was committed")
             if when is not Debugger.NEVER:
-                pdb.post_mortem(error.__traceback__)
+                pdb.post_mortem(theirs)
             return FAILED_STATUS
     shown = repr(result)
     typer.echo(shown if len(shown) <= MAX_SHOWN_CHARACTERS else f"{shown[:MAX_SHOWN_CHARACTERS]}...")
@@ -120,6 +122,14 @@ def _call(when: Debugger, function: Callable[..., Any], args: tuple[Any, ...], k
     if debugger.is_left:
         raise bdb.BdbQuit
     return result
+
+
+def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback that begins with the job's own code, where there is such code in it."""
+    first = trace
+    while first is not None and first.tb_frame.f_globals.get("__name__", "").partition(".")[0] in {"cluster", "bdb"}:
+        first = first.tb_next
+    return first or trace
 
 
 class _NotingPdb(pdb.Pdb):

@@ -154,7 +154,11 @@ class Image(MemoryStore):
         known = self.outcomes.setdefault((outcome.job, outcome.run), outcome)
         if known != outcome:
             raise Violation(f"once: run {outcome.run} of {outcome.job} ended as {known} and as {outcome}")
-        if self.specs[record.seq].items:
+        spec = self.specs[record.seq]
+        if outcome.certificate is not None and "is no longer in the store" in outcome.certificate.reason:
+            if not any(name in self.pruned or name not in self.seqs for name in spec.inputs):
+                raise Violation(f"result: {outcome.job} is given up for a result that is there: {outcome.certificate}")
+        if spec.items:
             self._audit_segments(outcome)
         elif record.fence and outcome.state is JobState.DEAD_LETTER and outcome.certificate is not None:
             self._audit_failure(record.seq, outcome.run, record.fence, outcome.certificate.ending)
