@@ -155,9 +155,10 @@ class Image(MemoryStore):
         if known != outcome:
             raise Violation(f"once: run {outcome.run} of {outcome.job} ended as {known} and as {outcome}")
         spec = self.specs[record.seq]
-        if outcome.certificate is not None and "is no longer in the store" in outcome.certificate.reason:
-            if not any(name in self.pruned or name not in self.seqs for name in spec.inputs):
-                raise Violation(f"result: {outcome.job} is given up for a result that is there: {outcome.certificate}")
+        reason = outcome.certificate.reason if outcome.certificate is not None else ""
+        are_there = all(name in self.seqs and name not in self.pruned for name in spec.inputs)
+        if "is no longer in the store" in reason and are_there:
+            raise Violation(f"result: {outcome.job} is given up for a result that is there: {reason}")
         if spec.items:
             self._audit_segments(outcome)
         elif record.fence and outcome.state is JobState.DEAD_LETTER and outcome.certificate is not None:
