@@ -201,23 +201,6 @@ def explain(job: JobArgument, where: Where, form: Form) -> None:
 
 @app.command()
 @grouped
-def cancel(jobs: JobsArgument, where: Where, form: Form) -> None:
-    """Kill jobs wherever they are. Exit status 1 if one had ended otherwise."""
-    with find.find_cluster(where) as c:
-        handles = [c.job(job) for job in jobs]  # all are known, or none is touched
-        verdicts = {handle.id: handle.cancel() or handle.refresh().state is JobState.CANCELLED for handle in handles}
-        states = {handle.id: state_name(info_of(c, handle.id).state) for handle in handles}
-    if form.json:
-        print_json([{"job": job, "cancelled": verdicts[job], "state": states[job]} for job in verdicts])
-    else:
-        for job, is_cancelled in verdicts.items():
-            typer.echo(f"{job}  {'cancelled' if is_cancelled else f'not cancelled: it is {states[job]}'}")
-    if not all(verdicts.values()):
-        raise typer.Exit(FAILED_STATUS)
-
-
-@app.command()
-@grouped
 def retry(jobs: JobsArgument, where: Where, form: Form) -> None:
     """Start a new run of ended jobs; of all of them, or, with an error, of none."""
     with find.find_cluster(where) as c:
@@ -285,15 +268,3 @@ def as_number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def ids_or_all(c: Cluster, jobs: list[str] | None, *, all_of_them: bool) -> list[str]:
-    """The dead letters that a command is about: those named, or all."""
-    if bool(jobs) == all_of_them:
-        raise Refused("write the ids of the jobs that you mean, or --all")
-    dead = {info.id for info in c.dead_letters()}
-    for job in jobs or ():
-        if job not in dead:
-            state = state_name(info_of(c, job).state)
-            raise Refused(f"job {job} is {state}, and no dead letter; `cluster dead list` shows them")
-    return list(dict.fromkeys(jobs or sorted(dead)))

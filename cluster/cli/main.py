@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli import dead, jobs, lifecycle, processes, queues
+from cluster.cli import cancelling, dead, jobs, lifecycle, processes, queues, replaying
 from cluster.cli.option_groups import INTERRUPTED_STATUS
 from cluster.cli.submit import SubmitCommand, submit
 from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
@@ -58,6 +58,8 @@ def options(
 # The order of the help: bring up, use, look closer, single processes.
 lifecycle.add_to(app)
 app.command(cls=SubmitCommand)(submit)
+jobs.app.command()(cancelling.cancel)
+jobs.app.command()(replaying.replay)
 app.add_typer(jobs.app, name="job")
 app.add_typer(dead.app, name="dead")
 app.add_typer(queues.app, name="queue")

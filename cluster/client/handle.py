@@ -8,6 +8,7 @@ Closing it ends the conversation; whether that ends the cluster too is the busin
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
@@ -18,6 +19,7 @@ from cluster.client.batch import Batch, MapCall, check_errors
 from cluster.client.feeder import start_map
 from cluster.client.job import Job
 from cluster.client.options import NO_OPTIONS, SubmitOptions, check_args, complete, parse_options
+from cluster.client.retries import RetryPolicy
 from cluster.client.session import MAX_UNACKNOWLEDGED, Session
 from cluster.client.submission import id_of_key, spec_of
 from cluster.client.task import defaults_of
@@ -236,13 +238,43 @@ class Cluster:
 
     # --- ordering ---------------------------------------------------------------------------------------------------
 
-    def requeue(self, jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId]) -> list[JobInfo]:
-        """Start a new run of ended jobs; durable on return. All of them, or, with an error, none."""
-        return self._session.reach().requeue(_ids_of(jobs))
+    def requeue(
+        self,
+        jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId],
+        *,
+        retries: int | RetryPolicy | None = None,
+        crash_limit: int | None = None,
+    ) -> list[JobInfo]:
+        """Start a new run of ended jobs; durable on return. All of them, or, with an error, none.
+
+        Args:
+            jobs: one, or several.
+            retries: what they may spend from here on, in this run and later ones; None: as before. A number keeps
+                their delays and what they retry on.
+            crash_limit: likewise.
+        """
+        return self._session.reach().requeue(list(_ids_of(jobs)), option_values.budget(retries, crash_limit))
+
+    def cancel(
+        self, jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId], timeout: float = _CANCEL_SECONDS
+    ) -> int:
+        """Kill jobs wherever they are; how many of them are cancelled. The others had ended, or are unknown.
+
+        For very many, `c.cancel(c.jobs(state="queued"))` goes through them page by page.
+
+        Args:
+            jobs: one, or any number.
+            timeout: seconds to wait for the verdicts of each thousand.
+        """
+        names = iter(_ids_of(jobs))
+        count = 0
+        while page := list(itertools.islice(names, _PAGE)):
+            count += sum(self._session.reach().cancel(page, timeout))
+        return count
 
     def purge(self, jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId]) -> int:
         """Drop dead letters, history and all; how many there were. With an error, none is dropped."""
-        return self._session.reach().purge(_ids_of(jobs))
+        return self._session.reach().purge(list(_ids_of(jobs)))
 
     def queue(self, name: str = "default") -> Queue:
         """A queue, to pause and resume it."""
@@ -378,9 +410,9 @@ def _closed_error() -> MasterUnavailable:
     return MasterUnavailable("this cluster handle is closed; open the cluster again to go on with it")
 
 
-def _ids_of(jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId]) -> list[JobId]:
+def _ids_of(jobs: Job[Any] | JobInfo | JobId | Iterable[Job[Any] | JobInfo | JobId]) -> Iterator[JobId]:
     several = [jobs] if isinstance(jobs, Job | JobInfo | str) else jobs
-    return [job if isinstance(job, str) else job.id for job in several]
+    return (job if isinstance(job, str) else job.id for job in several)
 
 
 def _shortest(iterables: Iterable[Any]) -> int | None:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cluster.client.retries import RetryChanges, RetryPolicy
-from cluster.core.records import JobId, JobInfo, RetryRule
+from cluster.core.records import SAME_BUDGET, Budget, JobId, JobInfo, RetryRule
 
 MAX_DURATION_SECONDS = 100 * 365.25 * 86400.0  # a century: more is a slip, and would overflow dates
 MAX_COUNT = 1_000_000_000
@@ -227,6 +227,16 @@ def retry_rule(name: str, value: object) -> RetryRule:
         jitter=fraction(f"{name}.jitter", value.jitter, 0.0, 1.0),
         retry_on=_error_names(f"{name}.retry_on", value.retry_on),
     )
+
+
+def budget(retries: object, crash_limit: object) -> Budget:
+    """What a requeued job may spend; None keeps what it had."""
+    if retries is None and crash_limit is None:
+        return SAME_BUDGET
+    rule: int | RetryRule | None = None
+    if retries is not None:
+        rule = count("retries", retries) if type(retries) is int else retry_rule("retries", retries)
+    return Budget(retries=rule, crash_limit=None if crash_limit is None else count("crash_limit", crash_limit))
 
 
 def _error_names(name: str, value: object) -> tuple[str, ...]:

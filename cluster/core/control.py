@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from cluster.core import events, settlement
+from msgspec import structs
+
+from cluster.core import events, policy, settlement
 from cluster.core.admission import await_dependencies
 from cluster.core.board import Board, EndOfRun
-from cluster.core.effects import Admitted, Effect, FunctionAdded, QueuePaused, Requeued, StoredJob, Wake
+from cluster.core.effects import Admitted, Effect, FunctionAdded, QueuePaused, Rebudgeted, Requeued, StoredJob, Wake
 from cluster.core.job import Job
-from cluster.core.records import Certificate, Ending, Now
+from cluster.core.records import SAME_BUDGET, Budget, Certificate, Ending, Now
 from cluster.core.states import Cause, JobState
 
 
@@ -37,6 +39,8 @@ def stop(board: Board, job: Job, ending: Ending, now: Now, effects: list[Effect]
 
 def on_requeue(board: Board, event: events.Requeue, now: Now, effects: list[Effect]) -> None:
     """Start a new run of each job, with fresh budgets, without the delay or expiry that its first run had.
+
+    A budget that is new stays the job's for later runs too.
 
     The shell has checked that every job has ended (`objection_to_requeue`), under the same lock.
     """
@@ -89,6 +93,8 @@ def _start_run(board: Board, job: Job, event: events.Requeue, now: Now, effects:
     job.is_settled = False
     job.due_mono = job.expires_mono = 0.0
     effects.append(Requeued(job.seq, job.spec.id, job.run, now.wall))
+    if event.budget != SAME_BUDGET:
+        _change_budget(job, event.budget, effects)
     for offered in event.functions:
         if offered.digest == job.spec.function:  # one at a time, as at admission
             board.shelf.offer(offered)
@@ -103,8 +109,16 @@ def _start_run(board: Board, job: Job, event: events.Requeue, now: Now, effects:
         board.enqueue(job, Cause.REQUEUE)
 
 
+def _change_budget(job: Job, budget: Budget, effects: list[Effect]) -> None:
+    options = policy.with_budget(job.spec.options, budget)
+    if options is not job.spec.options:
+        job.spec = structs.replace(job.spec, options=options)
+        job.admitted = structs.replace(job.admitted, spec=job.spec)
+        effects.append(Rebudgeted(job.seq, job.admitted))
+
+
 def _revive(stored: StoredJob) -> Job:
-    admitted = Admitted(stored.seq, stored.spec, stored.submitted)
+    admitted = Admitted(stored.seq, stored.spec, stored.submitted, stored.due, stored.expires)
     outcome = stored.outcome
     assert outcome is not None  # noqa: S101 - a stored job that the board has forgotten has ended
     return Job(admitted, stored.spec, state=outcome.state, run=stored.run, is_settled=True)

@@ -107,6 +107,13 @@ class Requeued(Struct, frozen=True, gc=False):
     at: float  # wall time
 
 
+class Rebudgeted(Struct, frozen=True, gc=False):
+    """Together with a new run an ended job was given another budget: it is, from here on, as if admitted with it."""
+
+    seq: int
+    admitted: Admitted
+
+
 class QueuePaused(Struct, frozen=True, gc=False):
     """A queue hands out no jobs until resumed."""
 
@@ -131,7 +138,7 @@ class Purged(Struct, frozen=True, gc=False):
 
 Record: TypeAlias = (
     FunctionAdded | Admitted | Undone | Leased | GivenBack | AttemptFailed | Ended | Requeued | QueuePaused
-    | Answered | Purged
+    | Answered | Purged | Rebudgeted
 )  # fmt: skip
 
 # --- tells --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from cluster.core.effects import StoredJob
-from cluster.core.records import Fence, FunctionBlob, JobId, JobSpec, Report, WorkerId
+from cluster.core.records import SAME_BUDGET, Budget, Fence, FunctionBlob, JobId, JobSpec, Report, WorkerId
 from cluster.core.states import JobState
 
 
@@ -149,6 +149,7 @@ class Requeue(Struct, frozen=True):
     stored: tuple[StoredJob, ...] = ()
     functions: tuple[FunctionBlob, ...] = ()
     settled: Mapping[JobId, JobState] = {}
+    budget: Budget = SAME_BUDGET
 
 
 class PauseQueue(Struct, frozen=True):

@@ -7,9 +7,9 @@ lost). n means n re-runs, so n + 1 attempts. What no re-run can mend (another Py
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from cluster.core.records import Ending, Options, RetryRule
+from cluster.core.records import Budget, Ending, Options, RetryRule
 
 SPENDS_RETRIES = frozenset({Ending.RAISED, Ending.UNPICKLABLE, Ending.TIMED_OUT})
 SPENDS_CRASHES = frozenset({Ending.CRASHED, Ending.OUT_OF_MEMORY, Ending.WORKER_LOST})
@@ -73,6 +73,19 @@ def decide(options: Options, ending: Ending, spent: Spent, *, error_types: tuple
 def is_at_most_once(options: Options) -> bool:
     """Such a job may never run twice, so its admission and its lease must be durable before it starts."""
     return options.crash_limit == 0 and options.retry.max_retries == 0
+
+
+def with_budget(options: Options, budget: Budget) -> Options:
+    """The options with another budget; the very same object where nothing changes."""
+    retry = options.retry
+    if isinstance(budget.retries, RetryRule):
+        retry = budget.retries
+    elif budget.retries is not None:
+        retry = structs.replace(retry, max_retries=budget.retries)
+    crash_limit = options.crash_limit if budget.crash_limit is None else budget.crash_limit
+    if (retry, crash_limit) == (options.retry, options.crash_limit):
+        return options
+    return structs.replace(options, retry=retry, crash_limit=crash_limit)
 
 
 def backoff(policy: RetryRule, failures: int, salt: int) -> float:

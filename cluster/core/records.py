@@ -68,6 +68,16 @@ class Options(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
 DEFAULT_OPTIONS = Options()
 
 
+class Budget(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """What a requeued job may spend from its new run on, where that differs from before."""
+
+    retries: int | RetryRule | None = None  # a number keeps the delays and `retry_on`; None keeps everything
+    crash_limit: int | None = None
+
+
+SAME_BUDGET = Budget()
+
+
 class FunctionBlob(Struct, frozen=True, gc=False):
     """A pickled task, sent once per content and named by its digest."""
 

@@ -16,10 +16,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
-from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
+from cluster.core.records import SAME_BUDGET, Budget, FunctionBlob, JobId, JobInfo, JobSpec, Outcome
 from cluster.errors import MasterUnavailable
 from cluster.wire.desks import JobsDesk, Sink
-from cluster.wire.messages import JobHistory, Stats, WorkerInfo
+from cluster.wire.messages import JobHistory, JobParts, Stats, WorkerInfo
 
 T = TypeVar("T")
 # What is to be called, and where its answer or its exception goes.
@@ -99,9 +99,17 @@ class ShieldedDesk:
         """See `JobsDesk.explain`."""
         return self._call(lambda: self._desk.explain(job))
 
-    def requeue(self, jobs: Sequence[JobId]) -> list[JobInfo]:
+    def parts(self, job: JobId) -> JobParts:
+        """See `JobsDesk.parts`."""
+        return self._call(lambda: self._desk.parts(job))
+
+    def result(self, job: JobId) -> Outcome | None:
+        """See `JobsDesk.result`."""
+        return self._call(lambda: self._desk.result(job))
+
+    def requeue(self, jobs: Sequence[JobId], budget: Budget = SAME_BUDGET) -> list[JobInfo]:
         """See `JobsDesk.requeue`."""
-        return self._call(lambda: self._desk.requeue(jobs))
+        return self._call(lambda: self._desk.requeue(jobs, budget))
 
     def purge(self, jobs: Sequence[JobId]) -> int:
         """See `JobsDesk.purge`."""

@@ -40,6 +40,7 @@ from cluster.core.effects import (
     Effect,
     Ended,
     Leased,
+    Rebudgeted,
     Record,
     Requeued,
     TellAccepted,
@@ -305,7 +306,7 @@ def _without(effects: list[Effect], gone: frozenset[int], names: frozenset[JobId
     kept: list[Effect] = []
     for effect in effects:
         match effect:
-            case Admitted() | AttemptFailed() | Ended() | Requeued() if effect.seq in gone:
+            case Admitted() | AttemptFailed() | Ended() | Requeued() | Rebudgeted() if effect.seq in gone:
                 continue
             case TellAdmitted() | TellAccepted() if effect.job in names:
                 continue

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from cluster.core import control, events
 from cluster.core.effects import Effect, StoredJob
 from cluster.core.explain import explain
-from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
+from cluster.core.records import SAME_BUDGET, Budget, FunctionBlob, JobId, JobInfo, JobSpec, Outcome
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, StoreTampered, UnknownJob
 from cluster.master import listing
 from cluster.master.purge import purge
 from cluster.wire.desks import Sink
-from cluster.wire.messages import JobHistory, Refusal, Stats, WorkerInfo
+from cluster.wire.messages import JobHistory, JobParts, Refusal, Stats, WorkerInfo
 
 if TYPE_CHECKING:
     from cluster.master.master import Master
@@ -136,37 +136,39 @@ class JobsDesk:
         is_durable = durable.wait(timeout)
         return [is_durable and states.get(name) is JobState.CANCELLED for name in jobs]
 
-    def requeue(self, jobs: Sequence[JobId], *, request: str = "") -> list[JobInfo]:
+    def requeue(self, jobs: Sequence[JobId], budget: Budget = SAME_BUDGET, *, request: str = "") -> list[JobInfo]:
         """Start a new run of each ended job; durable on return. Raises `UnknownJob` or `Refused`, and then none is.
 
         Args:
             jobs: which.
+            budget: what they may spend from here on.
             request: an id under which the same request may come again, to be answered and not carried out.
         """
         master = self._master
-        names = tuple(dict.fromkeys(jobs))
+        wanted = events.Requeue(tuple(dict.fromkeys(jobs)), budget=budget)
         durable = threading.Event()
         # What is found in the store must still be there when the decision falls.
         with master.committer.pruning:
             if master.requests.answer(request) is None:
-                early = self._decide_requeue(names, durable, request)
+                early = self._decide_requeue(wanted, durable, request)
             else:
                 with master.lock:  # its effect is in the log at least: wait for that
                     early = master.committer.append([], durable.set)
         master.after_decision(early)
         _wait(durable, "requeue")
-        return [self.info(name) for name in names]
+        return [self.info(name) for name in wanted.jobs]
 
-    def _decide_requeue(self, names: tuple[JobId, ...], durable: threading.Event, request: str) -> list[Effect]:
+    def _decide_requeue(self, wanted: events.Requeue, durable: threading.Event, request: str) -> list[Effect]:
         """The effects that need no commit."""
         master = self._master
+        names = wanted.jobs
         stored: dict[JobId, StoredJob] = {}
         while True:
             settled, functions = self._needs_of_requeue(names, stored)
             with master.lock:
                 missing = [name for name in names if name not in master.board.jobs and name not in stored]
                 if not missing:
-                    event = events.Requeue(names, tuple(stored.values()), functions, settled)
+                    event = events.Requeue(names, tuple(stored.values()), functions, settled, wanted.budget)
                     objection = control.objection_to_requeue(master.board, event)
                     if objection:
                         raise Refused(objection)
@@ -254,6 +256,25 @@ class JobsDesk:
         self.info(job)
         running = self._master.live_output.of(job)  # first: what moves to the store meanwhile is seen twice, not lost
         return self._master.store.output(job) + running
+
+    def parts(self, job: JobId) -> JobParts:
+        """What the job was submitted with, for whoever wants to run it by hand. Raises `UnknownJob` or `Refused`."""
+        master = self._master
+        with master.lock:
+            on_board = master.board.jobs.get(job)
+        spec = self._stored(job).spec if on_board is None else on_board.spec
+        with master.lock:
+            blob = master.board.shelf.get(spec.function)
+        if blob is None:
+            blob = next(iter(master.store.functions([spec.function])), None)
+        if blob is None:
+            raise Refused(f"the function of job {job} is no longer in the store; submit the job anew")
+        return JobParts(spec, blob)
+
+    def result(self, job: JobId) -> Outcome | None:
+        """The durable outcome of its latest run that completed; None if none has. Raises `UnknownJob`."""
+        self.info(job)
+        return self._master.store.result(job)
 
     def explain(self, job: JobId) -> str:
         """Why the job is where it is, in a sentence or a few. Raises `UnknownJob`."""

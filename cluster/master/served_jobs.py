@@ -21,7 +21,7 @@ from cluster.master.jobs_desk import JobsDesk
 from cluster.master.told import ToldBook
 from cluster.wire import calls
 from cluster.wire.calls import Opened, PageOfJobs, Told
-from cluster.wire.messages import JobHistory, Stats, WorkerInfo
+from cluster.wire.messages import JobHistory, JobParts, Stats, WorkerInfo
 from cluster.wire.peer import Peer
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class ServedJobsDesk:
 
     def requeue(self, _peer: Peer, said: calls.Requeue, request: str) -> tuple[JobInfo, ...]:
         """See `JobsDesk.requeue`; carried out once, however often this request comes."""
-        return tuple(self._desk.requeue(said.jobs, request=request))
+        return tuple(self._desk.requeue(said.jobs, said.budget, request=request))
 
     def purge(self, _peer: Peer, said: calls.Purge) -> int:
         """See `JobsDesk.purge`."""
@@ -170,6 +170,14 @@ class ServedJobsDesk:
     def output(self, _peer: Peer, said: calls.JobArgs) -> bytes:
         """See `JobsDesk.output`."""
         return self._desk.output(said.job)
+
+    def parts(self, _peer: Peer, said: calls.JobArgs) -> JobParts:
+        """See `JobsDesk.parts`."""
+        return self._desk.parts(said.job)
+
+    def result(self, _peer: Peer, said: calls.JobArgs) -> Outcome | None:
+        """See `JobsDesk.result`."""
+        return self._desk.result(said.job)
 
     def explain(self, _peer: Peer, said: calls.JobArgs) -> str:
         """See `JobsDesk.explain`."""

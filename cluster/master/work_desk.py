@@ -151,9 +151,12 @@ class WorkDesk:
         return filled
 
     def _result(self, job: JobId) -> Payload | None:
-        outcome = self._master.committer.undurable(job) or self._master.store.outcome(job)
-        # Since the dependant was queued, the job may have been requeued and have failed.
-        return outcome.payload if outcome is not None and outcome.state is JobState.COMPLETED else None
+        outcome = self._master.committer.undurable(job)
+        if outcome is None or outcome.state is not JobState.COMPLETED:
+            # Not that of its latest run: since the dependant was queued, the job may have been requeued, and run, or
+            # have failed. What its earlier run returned is what the dependant was queued for.
+            outcome = self._master.store.result(job)
+        return outcome.payload if outcome is not None else None
 
     def _fail(self, worker: WorkerId, fence: Fence, reason: str) -> None:
         """Count it as a crash: it is tried again soon, but not for ever."""

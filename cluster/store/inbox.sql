@@ -24,6 +24,11 @@ CREATE TEMP TRIGGER take_job INSTEAD OF INSERT ON inbox WHEN new.kind = 'job' BE
         args_digest = excluded.args_digest, args = excluded.args, mac = excluded.mac;
 END;
 
+-- A job that was requeued with another budget.
+CREATE TEMP TRIGGER take_budget INSTEAD OF INSERT ON inbox WHEN new.kind = 'budget' BEGIN
+    UPDATE jobs SET body = new.body, mac = new.mac WHERE seq = new.seq AND id = new.name;
+END;
+
 -- number: state · until: keep_until
 CREATE TEMP TRIGGER take_outcome INSTEAD OF INSERT ON inbox WHEN new.kind = 'outcome' BEGIN
     INSERT OR REPLACE INTO outcomes (seq, run, state, keep_until, body, payload_digest, payload, mac)

@@ -25,6 +25,7 @@ from cluster.core.effects import (
     Leased,
     Purged,
     QueuePaused,
+    Rebudgeted,
     Record,
     Requeued,
     Undone,
@@ -43,6 +44,7 @@ KINDS: tuple[type, ...] = (
     QueuePaused,
     Answered,
     Purged,
+    Rebudgeted,
 )
 
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}

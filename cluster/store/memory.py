@@ -29,6 +29,7 @@ from cluster.core.effects import (
     Leased,
     Purged,
     QueuePaused,
+    Rebudgeted,
     Record,
     Requeued,
     StoredJob,
@@ -95,6 +96,7 @@ class MemoryStore:
             Undone: self._undone,
             Answered: self._answered,
             Purged: self._purged,
+            Rebudgeted: self._rebudgeted,
         }
 
     # --- opening and closing ------------------------------------------------------------------------------------
@@ -179,6 +181,10 @@ class MemoryStore:
         ended = self._forget_end(seq)
         if ended is not None:
             self._past.setdefault(seq, []).append(ended)
+
+    def _rebudgeted(self, record: Rebudgeted) -> None:
+        if record.seq in self._jobs:
+            self._admitted(record.admitted)
 
     def _leased(self, record: Leased) -> None:
         leases, worker = self._leases, record.worker
@@ -378,6 +384,13 @@ class MemoryStore:
             admitted = self._ids.get(job)
             ended = self._ended.get(admitted.seq) if admitted is not None else None
             return ended.outcome if ended is not None else None
+
+    def result(self, job: JobId) -> Outcome | None:
+        """See `Store.result`."""
+        for record in reversed(self._ends(job)):
+            if isinstance(record, Ended) and record.outcome.state is JobState.COMPLETED:
+                return record.outcome
+        return None
 
     def answer(self, request: str) -> bytes | None:
         """See `Store.answer`."""

@@ -76,6 +76,11 @@ class Store(Protocol):
     def outcome(self, job: JobId) -> Outcome | None:
         """The outcome of the job's current run, payload and all. Raises `StoreTampered`."""
 
+    def result(self, job: JobId) -> Outcome | None:
+        """The outcome of the job's latest run that completed, payload and all: a requeue does not take a result away
+        from those who were promised it. Raises `StoreTampered`.
+        """
+
     def history(self, job: JobId) -> list[tuple[int, Certificate]]:
         """(run, certificate) of each unsuccessful attempt, oldest first, the last one of a dead run included."""
 

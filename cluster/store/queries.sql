@@ -47,6 +47,11 @@ SELECT seq FROM jobs WHERE id = :id;
 SELECT run, state, keep_until, body, payload_digest, CASE WHEN payload_digest IS NULL THEN payload END, mac
 FROM outcomes WHERE seq = :seq ORDER BY run;
 
+-- name: result_of
+-- The outcome of the latest run that completed.
+SELECT run, state, keep_until, body, payload_digest, payload, mac
+FROM outcomes WHERE seq = :seq AND state = :state ORDER BY run DESC LIMIT 1;
+
 -- name: attempts_of
 -- Every failed attempt of a job but the last ones of its runs.
 SELECT run, fence, body, mac FROM attempts WHERE seq = :seq ORDER BY run, fence;

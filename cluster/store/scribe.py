@@ -22,6 +22,7 @@ from cluster.core.effects import (
     Leased,
     Purged,
     QueuePaused,
+    Rebudgeted,
     Record,
     Requeued,
     Undone,
@@ -61,6 +62,7 @@ class Scribe:
             Undone: self._undone,
             Answered: self._answered,
             Purged: self._purged,
+            Rebudgeted: self._rebudgeted,
         }
 
     def rows(self, records: Iterable[Record]) -> list[Row]:
@@ -164,6 +166,12 @@ class Scribe:
         at = float(record.at)
         mac = self._seal.over("requeues", record.seq, record.job, record.run, at)
         rows.append(("requeue", record.seq, record.run, None, None, None, at, None, None, None, None, mac))
+
+    def _rebudgeted(self, record: Rebudgeted, rows: list[Row]) -> None:
+        written: list[Row] = []
+        self._admitted(record.admitted, written)
+        # Arguments are not written again, and a job that is gone stays gone.
+        rows.extend(("budget", *row[1:PAYLOAD], None, row[-1]) for row in written)
 
     def _queue_paused(self, record: QueuePaused, rows: list[Row]) -> None:
         kind = "pause" if record.paused else "pause over"

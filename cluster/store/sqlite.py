@@ -386,6 +386,18 @@ class SqliteStore:
         stored = self.find(job)
         return stored.outcome if stored else None
 
+    def result(self, job: JobId) -> Outcome | None:
+        """See `Store.result`."""
+        self._file_all()
+        with self._told(), self._snapshot() as read:
+            for (seq,) in read("seq_of", id=job):
+                for row in read("result_of", seq=seq, state=int(JobState.COMPLETED)):
+                    outcome = self._records.outcome(seq, job, row)
+                    if not is_payload_of(row[4], outcome.payload):
+                        raise BadSealError(f"the result of job {job!r}")
+                    return outcome
+        return None
+
     def answer(self, request: str) -> bytes | None:
         """See `Store.answer`."""
         self._file_all()

@@ -12,6 +12,8 @@ from typing import Any
 from msgspec import Struct
 
 from cluster.core.records import (
+    SAME_BUDGET,
+    Budget,
     Digest,
     Fence,
     FunctionBlob,
@@ -26,7 +28,7 @@ from cluster.core.records import (
     WorkerId,
 )
 from cluster.wire.keys import Role
-from cluster.wire.messages import Health, Hello, JobHistory, Progress, Refusal, Stats, WorkerInfo
+from cluster.wire.messages import Health, Hello, JobHistory, JobParts, Progress, Refusal, Stats, WorkerInfo
 
 PROTOCOL_VERSION = 1
 
@@ -136,6 +138,7 @@ class Requeue(Struct, frozen=True):
     """New runs of ended jobs; all or none."""
 
     jobs: tuple[JobId, ...]
+    budget: Budget = SAME_BUDGET
 
 
 class Purge(Struct, frozen=True):
@@ -282,6 +285,8 @@ CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "page"): Call(Page, PageOfJobs, _CLIENTS),
     ("jobs", "history"): Call(JobArgs, JobHistory, _CLIENTS),
     ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS),
+    ("jobs", "parts"): Call(JobArgs, JobParts, _CLIENTS),
+    ("jobs", "result"): Call(JobArgs, Outcome | None, _CLIENTS),
     ("jobs", "explain"): Call(JobArgs, str, _CLIENTS),
     ("jobs", "requeue"): Call(Requeue, tuple[JobInfo, ...], _CLIENTS, is_once=True),
     ("jobs", "purge"): Call(Purge, int, _CLIENTS),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cluster.core.records import (
+    SAME_BUDGET,
+    Budget,
     Digest,
     Fence,
     FunctionBlob,
@@ -22,7 +24,7 @@ from cluster.core.records import (
     Report,
     WorkerId,
 )
-from cluster.wire.messages import Health, Hello, JobHistory, Poll, Progress, Refusal, Stats, WorkerInfo
+from cluster.wire.messages import Health, Hello, JobHistory, JobParts, Poll, Progress, Refusal, Stats, WorkerInfo
 
 
 class Sink(Protocol):
@@ -83,11 +85,20 @@ class JobsDesk(Protocol):
     def output(self, job: JobId) -> bytes:
         """What its attempts printed, oldest first, capped. Raises `UnknownJob`."""
 
+    def parts(self, job: JobId) -> JobParts:
+        """What the job was submitted with, for whoever wants to run it by hand. Raises `UnknownJob` or `Refused`."""
+
+    def result(self, job: JobId) -> Outcome | None:
+        """The durable outcome of its latest run that completed; None if none has. Raises `UnknownJob`."""
+
     def explain(self, job: JobId) -> str:
         """Why the job is where it is, in a sentence or a few. Raises `UnknownJob`."""
 
-    def requeue(self, jobs: Sequence[JobId]) -> list[JobInfo]:
-        """Start a new run of each ended job; durable on return. Raises `UnknownJob` or `Refused`, and then none is."""
+    def requeue(self, jobs: Sequence[JobId], budget: Budget = SAME_BUDGET) -> list[JobInfo]:
+        """Start a new run of each ended job; durable on return. Raises `UnknownJob` or `Refused`, and then none is.
+
+        A budget that is new stays the job's for later runs too.
+        """
 
     def purge(self, jobs: Sequence[JobId]) -> int:
         """Drop these dead letters, history and all; how many there were. Raises `Refused`, and then none is."""

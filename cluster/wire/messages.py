@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from cluster.core.records import Certificate, Fence, JobId, Lease, Stop, WorkerId
+from cluster.core.records import Certificate, Fence, FunctionBlob, JobId, JobSpec, Lease, Stop, WorkerId
 from cluster.core.states import JobState
 
 
@@ -108,3 +108,10 @@ class JobHistory(Struct, frozen=True, gc=False):
     job: JobId
     state: JobState
     attempts: tuple[tuple[int, Certificate], ...]  # (run, certificate)
+
+
+class JobParts(Struct, frozen=True, gc=False):
+    """What a job was submitted with. Its arguments and task are as opaque to the master as ever."""
+
+    spec: JobSpec
+    function: FunctionBlob

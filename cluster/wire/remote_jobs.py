@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
+from cluster.core.records import SAME_BUDGET, Budget, FunctionBlob, JobId, JobInfo, JobSpec, Outcome
 from cluster.errors import MasterUnavailable
 from cluster.wire import calls
 from cluster.wire.address import Address
@@ -22,7 +22,7 @@ from cluster.wire.calls import PageOfJobs
 from cluster.wire.conversation import SLACK_SECONDS, Conversation, Dial
 from cluster.wire.desks import Sink
 from cluster.wire.keys import Role, Secret
-from cluster.wire.messages import JobHistory, Stats, WorkerInfo
+from cluster.wire.messages import JobHistory, JobParts, Stats, WorkerInfo
 from cluster.wire.proxy import connect_desk
 
 # The first connection fails sooner than a later one: more likely the address is wrong than that the master restarts.
@@ -102,9 +102,9 @@ class RemoteJobsDesk:
         verdicts = self._ask("cancel", calls.Cancel(tuple(jobs), timeout), timeout + SLACK_SECONDS)
         return list(verdicts)
 
-    def requeue(self, jobs: Sequence[JobId]) -> list[JobInfo]:
+    def requeue(self, jobs: Sequence[JobId], budget: Budget = SAME_BUDGET) -> list[JobInfo]:
         """See `JobsDesk.requeue`."""
-        return list(self._ask("requeue", calls.Requeue(tuple(jobs)), DURABLE_SECONDS))
+        return list(self._ask("requeue", calls.Requeue(tuple(jobs), budget), DURABLE_SECONDS))
 
     def purge(self, jobs: Sequence[JobId]) -> int:
         """See `JobsDesk.purge`; what a repeated call finds gone already is not counted."""
@@ -150,6 +150,16 @@ class RemoteJobsDesk:
         """See `JobsDesk.output`."""
         output: bytes = self._ask("output", calls.JobArgs(job))
         return output
+
+    def parts(self, job: JobId) -> JobParts:
+        """See `JobsDesk.parts`."""
+        parts: JobParts = self._ask("parts", calls.JobArgs(job))
+        return parts
+
+    def result(self, job: JobId) -> Outcome | None:
+        """See `JobsDesk.result`."""
+        outcome: Outcome | None = self._ask("result", calls.JobArgs(job))
+        return outcome
 
     def explain(self, job: JobId) -> str:
         """See `JobsDesk.explain`."""

@@ -44,6 +44,7 @@ from cluster.worker.isolation import Descriptors
 from cluster.worker.job_context import JobContext
 from cluster.worker.nursery_protocol import Setup
 from cluster.worker.running import Ended, run_call, run_carefully, run_chunk
+from cluster.worker.surroundings import Surroundings
 
 # Jobs that took less than this together are not worth the system call that reads the cpu time; the certificate of the
 # next is wrong by at most this much.
@@ -62,7 +63,8 @@ class Child:
         self._kept = kept
         self._pid = os.getpid()
         self._channel = Channel(socket.socket(fileno=kept.socket))
-        self._functions = Functions()
+        self._surroundings = Surroundings()
+        self._functions = Functions(self._surroundings.take_over_imports)
         self._streams = isolation.open_streams()
         self._scratch = scratch.folder_of(setup.scratch, self._pid) if setup.scratch else ""
         self._umask = os.umask(MAX_JOB_UMASK)
@@ -102,6 +104,7 @@ class Child:
         if getpid() != self._pid:
             isolation.vanish()  # the job forked, and this is the copy: it must not speak for us, nor take jobs
         isolation.restore_signals()
+        is_fit = self._surroundings.restore()
         job_context.install(None)
         if task.inputs:
             dependency.current.clear()
@@ -121,9 +124,11 @@ class Child:
             segments = tuple(self._signed(segment, task) for segment in segments)
         report = Report(fence, ended.ending, ended.payload, certificate, printed, segments, seconds)
         self._channel.send(fence, encode(Finished(report, cpu_seconds)))  # not `_send`: whose copy this is, is known
+        if not is_fit:
+            isolation.vanish()  # what waits in our socket is taken back, and goes to another child
 
     def _begin(self, fence: Fence, task: Task, started: float) -> None:
-        """What the last job left is put back: working directory, umask, and what names the job in hand."""
+        """What the last job left is put back: working directory, umask (the rest was before its result was sent)."""
         os.fchdir(self._kept.directory)
         os.umask(self._umask)
         if task.inputs:
@@ -153,6 +158,9 @@ class Child:
             return run_chunk(self._functions, task, limit)
 
         def begin(item: int) -> None:
+            # The deadline is the item's.
+            self._hand = fence, task, time.time()
+            job_context.install(self._make_context)
             self._send(fence, ItemStarted(item))
 
         def end(segment: Segment) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from cluster.core.records import Certificate, Ending, Lease, Report, Segment
 from cluster.worker import output, threads
 from cluster.worker.nursery_protocol import Died, Spawned, SpawnFailed
+from cluster.worker.orphans import ORPHANS
 from cluster.worker.slot import NEVER, Doom, Phase, Sent, Slot
 from cluster.worker.slots import EVERYTHING, Slots
 from cluster.worker.verdict import Verdict, classify, count_oom_kills
@@ -90,12 +91,13 @@ class Deaths:
     def on_nursery_lost(self, now: float) -> None:
         """Every child died with the nursery: blame it for what was in hand."""
         reason = "the worker's nursery, which starts its processes, died, and the job's process with it"
-        for slot in self._slots.all:
-            if slot.phase is Phase.VACANT:
-                continue
+        live = [slot for slot in self._slots.all if slot.phase is not Phase.VACANT]
+        for slot in live:
             if slot.doom is None:
                 slot.kill(Doom(Ending.CRASHED, reason))
             _wait_until_gone(slot)
+        ORPHANS.sweep({slot.pid for slot in live if slot.pid})
+        for slot in live:
             self._settle(slot, now)
             doom = slot.doom or Doom(Ending.CRASHED, reason)
             self._blame(slot, Verdict(doom.ending, doom.reason), (0, 0.0), now)

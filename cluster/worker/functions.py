@@ -22,7 +22,8 @@ Function = Callable[..., Any]
 class Functions:
     """A bounded store of pickled functions; those that captured nothing mutable stay loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_load: Callable[[], None] = lambda: None) -> None:
+        self._on_load = on_load
         self._loaded: dict[Digest, Function] = {}
         self._bodies: dict[Digest, bytes] = {}
 
@@ -46,13 +47,15 @@ class Functions:
         """The task's function, ready to be called. Raises whatever unpickling or importing it raises."""
         function = self._loaded.get(task.function)
         if function is None:
-            function = _load(task.body or self._bodies[task.function])
+            function = load_function(task.body or self._bodies[task.function])
+            self._on_load()
             if task.is_reusable:
                 self._loaded[task.function] = function
         return function
 
 
-def _load(body: bytes) -> Function:
+def load_function(body: bytes) -> Function:
+    """A pickled function, ready to be called. Raises whatever unpickling or importing it raises."""
     found = pickle.loads(body)
     if isinstance(found, str):
         found = _imported(found)

@@ -29,7 +29,7 @@ class JobContext:
         attempt: which attempt within the run, from 1.
         fence: the number of this attempt's lease; grows, never repeats. Hand it to systems that can refuse a late
             writer.
-        deadline: wall time at which the attempt is killed, or None.
+        deadline: wall time at which the attempt (in a map: the item) is killed, or None.
     """
 
     __slots__ = ("_is_done", "_last", "_say", "attempt", "deadline", "fence", "id", "run")

@@ -15,7 +15,8 @@ Who dies, and what follows:
   orphan: it is killed and reaped, until none is left. Only then is the death told.
 - The supervisor (or the whole user's process): the control socket ends, or, where a fork of the user's process holds a
   copy of its other end, our parent changes. Then every child's tree is killed, and we exit.
-- We: children have asked the kernel to die with their parent. What jobs themselves had started is then init's.
+- We: children have asked the kernel to die with their parent. What jobs themselves had started is then the business of
+  the supervisor (see `orphans`).
 """
 
 from __future__ import annotations

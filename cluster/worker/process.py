@@ -31,6 +31,7 @@ from cluster.wire.keys import Role, Secret, load_key
 from cluster.wire.proxy import connect_desk
 from cluster.wire.remote_work import RemoteWorkDesk
 from cluster.worker.config import WorkerConfig
+from cluster.worker.orphans import ORPHANS
 from cluster.worker.scratch import scratch_folder
 from cluster.worker.supervisor import Supervisor
 
@@ -81,6 +82,7 @@ def run_worker(config: WorkerProcessConfig) -> int:
     0: it was drained. 1: something was killed and handed back. 2: it couldn't start, and one sentence said why.
     """
     faulthandler.enable()
+    ORPHANS.adopt()
     try:
         set_up_log(config.log_level, config.log_format)
         address, key = parse_address(config.address), load_key(Path(config.authkey_file))

@@ -7,6 +7,7 @@ import concurrent.futures
 import pytest
 
 import cluster
+from cluster.cli import dead as dead_letters
 from tests.cli import jobs_to_run
 from tests.cli.rig import Call
 
@@ -51,6 +52,42 @@ def test_requeue_of_all_takes_every_dead_letter(call: Call, dead: cluster.Job[No
     assert dead.id in [one["id"] for one in document]
 
 
+def test_requeue_takes_those_that_fit_and_gives_them_another_budget(c: cluster.Cluster, call: Call) -> None:
+    doomed = [c.submit(jobs_to_run.fail, ("no",), name=name, tags=("night",)) for name in ("one", "two", "one")]
+    concurrent.futures.wait(doomed, 30)
+
+    told = call("dead", "requeue", "--tag", "night", "--name", "one", "--retries", "1", "--crash-limit", "0", "--json")
+
+    assert [one["id"] for one in told.document] == [doomed[0].id, doomed[2].id]
+    again = c.job(doomed[0].id)
+    concurrent.futures.wait([again], 30)
+    assert [(run, why.attempt) for run, why in again.history().attempts] == [(1, 1), (2, 1), (2, 2)]
+
+
+def test_more_than_a_page_of_dead_letters_is_requeued_in_order(
+    c: cluster.Cluster, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "PAGE", 2)
+    first = c.submit(jobs_to_run.fail, ("no",), tags=("chain",))
+    chain = [first]
+    for _ in range(4):
+        chain.append(c.submit(pow, (2, 10), after=chain[-1], tags=("chain",)))
+    concurrent.futures.wait(chain, 30)
+
+    told = call("dead", "requeue", "--tag", "chain", "--json")
+
+    assert [one["id"] for one in told.document] == [job.id for job in chain]
+
+
+def test_list_shows_those_that_fit(c: cluster.Cluster, call: Call) -> None:
+    doomed = [c.submit(jobs_to_run.fail, ("no",), name="listed", queue=queue) for queue in ("left", "right")]
+    concurrent.futures.wait(doomed, 30)
+
+    told = call("dead", "list", "--queue", "right", "--name", "listed", "--json")
+
+    assert [one["id"] for one in told.document] == [doomed[1].id]
+
+
 def test_purge_forgets(call: Call, dead: cluster.Job[None]) -> None:
     told = call("dead", "purge", "--yes", dead.id)
 
@@ -70,6 +107,7 @@ def test_purge_asks_first_and_refuses_where_nobody_can_answer(call: Call, dead: 
 def test_ids_or_all_must_be_written(call: Call, command: str) -> None:
     nothing = call("dead", command)
     both = call("dead", command, "--all", "x-1")
+    also_both = call("dead", command, "--tag", "t", "x-1")
 
-    assert (nothing.status, both.status) == (2, 2)
-    assert "or --all" in nothing.err
+    assert (nothing.status, both.status, also_both.status) == (2, 2, 2)
+    assert "--name or --all" in nothing.err

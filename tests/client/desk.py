@@ -20,6 +20,8 @@ import cloudpickle
 from cluster.core import chunks
 from cluster.core.records import (
     DEFAULT_OPTIONS,
+    SAME_BUDGET,
+    Budget,
     Certificate,
     Digest,
     Ending,
@@ -34,7 +36,7 @@ from cluster.core.states import JobState
 from cluster.errors import Refused, UnknownJob
 from cluster.wire import dependency
 from cluster.wire.desks import Sink
-from cluster.wire.messages import JobHistory, Progress, Refusal, Stats, WorkerInfo
+from cluster.wire.messages import JobHistory, JobParts, Progress, Refusal, Stats, WorkerInfo
 
 DEADLINE_SECONDS = 10.0
 
@@ -58,6 +60,8 @@ class InlineDesk:
         self.batches: list[tuple[str, list[JobId]]] = []  # (thread that submitted, ids)
         self.paused: set[str] = set()
         self.defaults = DEFAULT_OPTIONS  # told to sessions that are opened from now on
+        self.budgets: list[Budget] = []  # of each requeue
+        self.cancels: list[list[JobId]] = []  # each call's jobs
         self.refuse: Callable[[JobSpec], Refusal | None] = lambda spec: None
         self.failure: Exception | None = None  # raised by the next calls of `submit`
         self.is_accepting = True  # False: jobs run, but nobody is told `accepted` before they ended
@@ -119,6 +123,7 @@ class InlineDesk:
 
     def cancel(self, jobs: Sequence[JobId], timeout: float) -> list[bool]:
         verdicts: list[bool] = []
+        self.cancels.append(list(jobs))
         for job in jobs:
             with self.lock:
                 record = self.jobs.get(job)
@@ -187,11 +192,20 @@ class InlineDesk:
     def output(self, job: JobId) -> bytes:
         return f"output of {self._record(job).spec.id}\n".encode() + b"\xff"
 
+    def parts(self, job: JobId) -> JobParts:
+        spec = self._record(job).spec
+        return JobParts(spec, self.functions[spec.function])
+
+    def result(self, job: JobId) -> Outcome | None:
+        outcome = self._record(job).outcome
+        return outcome if outcome is not None and outcome.state is JobState.COMPLETED else None
+
     def explain(self, job: JobId) -> str:
         return f"it is {self._record(job).state.name}"
 
-    def requeue(self, jobs: Sequence[JobId]) -> list[JobInfo]:
+    def requeue(self, jobs: Sequence[JobId], budget: Budget = SAME_BUDGET) -> list[JobInfo]:
         with self.lock:
+            self.budgets.append(budget)
             for job in jobs:
                 if self._record(job).outcome is None:
                     raise Refused(f"job {job} has not ended")

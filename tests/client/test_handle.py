@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from cluster.client import default
+from cluster.client import default, handle
 from cluster.client.handle import Cluster
 from cluster.client.job import Job
 from cluster.client.retries import RetryPolicy
 from cluster.client.task import task
-from cluster.core.records import DEFAULT_OPTIONS, JobInfo, Options, RetryRule
+from cluster.core.records import DEFAULT_OPTIONS, Budget, JobInfo, Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import ClusterError, Detached, MasterUnavailable, Refused
 from tests.client.desk import DEADLINE_SECONDS, InlineDesk
@@ -186,6 +186,57 @@ def test_requeue_takes_jobs_infos_ids_and_several_of_them(c: Cluster) -> None:
     ]
 
     assert [(info.id, info.run) for run in runs for info in run] == [(job.id, 2) for job in bad]
+
+
+def test_requeue_passes_the_new_budget_on_as_records(desk: InlineDesk, c: Cluster) -> None:
+    bad = c.submit(fail, ("no",))
+    policy = RetryPolicy(max_retries=2, backoff="1m", retry_on=OSError)
+
+    for budget in ({}, {"retries": 0}, {"crash_limit": 3}, {"retries": policy, "crash_limit": 0}):
+        c.gather([c.job(bad.id)], errors="skip")
+        c.requeue(bad, **budget)
+
+    rule = RetryRule(max_retries=2, backoff=60.0, retry_on=("builtins.OSError",))
+    assert desk.budgets == [Budget(), Budget(retries=0), Budget(crash_limit=3), Budget(retries=rule, crash_limit=0)]
+
+
+@pytest.mark.parametrize("budget", [{"retries": -1}, {"retries": "3"}, {"crash_limit": -1}, {"crash_limit": 1.0}])
+def test_a_budget_that_can_t_be_meant_is_refused_by_name(desk: InlineDesk, c: Cluster, budget: dict[str, Any]) -> None:
+    bad = c.submit(fail, ("no",))
+    c.gather([bad], errors="skip")
+
+    with pytest.raises((TypeError, ValueError), match=f"option '{next(iter(budget))}'"):
+        c.requeue(bad, **budget)
+
+    assert desk.budgets == []
+
+
+def test_cancel_takes_jobs_infos_ids_and_tells_how_many(desk: InlineDesk, c: Cluster) -> None:
+    done = c.submit(pow, (2, 3))
+    assert done.result(10) == 8
+    desk.gate.clear()
+    jobs = [c.submit(pow, (2, 3)) for _ in range(4)]
+
+    counts = [
+        c.cancel(jobs[0]),
+        c.cancel(jobs[1].id),
+        c.cancel(info for info in c.jobs() if info.id in (done.id, jobs[2].id)),
+        c.cancel([]),
+    ]
+
+    assert counts == [1, 1, 1, 0]
+    assert [job.cancelled() for job in jobs] == [True, True, True, False]
+
+
+def test_cancel_goes_page_by_page(desk: InlineDesk, c: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handle, "_PAGE", 2)
+    desk.gate.clear()
+    jobs = [c.submit(pow, (2, 3)) for _ in range(5)]
+
+    count = c.cancel(iter(jobs))
+
+    assert count == 5
+    assert [len(each) for each in desk.cancels] == [2, 2, 1]
 
 
 def test_requeueing_a_pending_job_is_refused(desk: InlineDesk, c: Cluster) -> None:

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from cluster.core import events
 from cluster.core.control import objection_to_requeue
-from cluster.core.effects import Ended, FunctionAdded, QueuePaused, Requeued, StoredJob, TellStop, Wake
-from cluster.core.records import Certificate, Ending, JobSpec, Options, Outcome, RetryRule
+from cluster.core.effects import (
+    Admitted,
+    Ended,
+    FunctionAdded,
+    QueuePaused,
+    Rebudgeted,
+    Requeued,
+    StoredJob,
+    TellStop,
+    Wake,
+)
+from cluster.core.records import Budget, Certificate, Ending, JobSpec, Options, Outcome, RetryRule
 from cluster.core.shelf import MAX_IDLE_FUNCTIONS
 from cluster.core.states import JobState
 from tests.core.builders import (
@@ -245,6 +256,53 @@ def test_a_requeued_job_does_not_wait_for_what_has_completed() -> None:
     scene.requeue("a", stored=(stored(spec("a", after=("old",))),), settled={"old": JobState.COMPLETED})
 
     assert scene.state("a") is JobState.QUEUED
+
+
+def test_a_new_budget_holds_from_the_new_run_on() -> None:
+    scene = Scene()
+    rule = RetryRule(max_retries=1, backoff=0.0, retry_on=("builtins.OSError",))
+    scene.report(failure(scene.lease(spec("a", Options(retry=rule, crash_limit=2)))))
+
+    effects = scene.requeue("a", budget=Budget(retries=3))
+
+    (changed,) = every(Rebudgeted, effects)
+    assert changed == Rebudgeted(1, scene.job("a").admitted)
+    assert changed.admitted.spec is scene.job("a").spec
+    assert scene.job("a").spec.options == Options(retry=structs.replace(rule, max_retries=3), crash_limit=2)
+
+
+def test_the_new_budget_decides_how_often_the_job_is_tried() -> None:
+    scene = Scene()
+    scene.report(failure(scene.lease(spec("a", Options(crash_limit=0)))))
+
+    scene.requeue("a", budget=Budget(retries=RetryRule(max_retries=1, backoff=0.0), crash_limit=1))
+
+    states: list[JobState] = []
+    for second, kind in enumerate((Ending.RAISED, Ending.CRASHED, Ending.RAISED)):
+        scene.tick(float(second))
+        scene.report(failure(scene.poll(at=float(second))[0], kind), at=float(second))
+        states.append(scene.state("a"))
+    assert states == [JobState.QUEUED, JobState.RETRY_QUEUED, JobState.DEAD_LETTER]
+
+
+def test_a_new_budget_of_a_job_from_the_store_keeps_all_else_that_was_said_of_it() -> None:
+    scene = Scene()
+    old = stored(spec("a", key="once", expires=9.0))
+
+    effects = scene.requeue("a", stored=(structs.replace(old, due=1.0, expires=2.0),), budget=Budget(crash_limit=7))
+
+    (changed,) = every(Rebudgeted, effects)
+    assert changed.admitted == Admitted(
+        50, structs.replace(old.spec, options=Options(crash_limit=7)), old.submitted, due=1.0, expires=2.0
+    )
+
+
+@pytest.mark.parametrize("budget", [Budget(), Budget(retries=0), Budget(retries=RetryRule(), crash_limit=5)])
+def test_a_budget_that_is_the_old_one_is_not_recorded(budget: Budget) -> None:
+    scene = Scene()
+    scene.report(failure(scene.lease(spec("a"))))
+
+    assert every(Rebudgeted, scene.requeue("a", budget=budget)) == []
 
 
 def test_a_requeued_chunk_starts_from_its_first_item() -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from cluster.core import events
-from cluster.core.records import Ending, FunctionBlob, JobSpec, Options, Outcome
+from cluster.core.records import Budget, Ending, FunctionBlob, JobSpec, Options, Outcome, RetryRule
+from cluster.core.shelf import Shelf
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, StoreError, StoreTampered, UnknownJob
 from cluster.master import jobs_desk as module
-from cluster.wire.messages import Refusal
+from cluster.wire.messages import JobParts, Refusal
 from tests.core.builders import AT_ONCE, TASK, WALL, WORKER, failure, function, spec, stop, success
 from tests.master.rig import DEADLINE_SECONDS, HandStore, Notes, Rig
 
@@ -295,6 +296,50 @@ def test_a_requeued_job_runs_again(rig: Rig) -> None:
     assert (info.state, info.run) == (JobState.QUEUED, 2)
     (lease,) = rig.poll()
     assert (lease.run, lease.attempt) == (2, 1)
+
+
+def test_a_requeued_job_may_be_given_another_budget_which_a_restart_keeps(rig: Rig) -> None:
+    fail(rig, spec("a"))
+
+    rig.jobs.requeue(["a"], Budget(retries=1, crash_limit=0))
+    rig.master.stop()
+    with Rig(rig.store) as later:
+        (lease,) = later.poll()
+
+    assert (lease.run, lease.options) == (2, Options(retry=RetryRule(max_retries=1), crash_limit=0))
+    assert later.jobs.info("a").run == 2
+
+
+def test_the_parts_of_a_job_are_there_while_it_lives_and_after(rig: Rig) -> None:
+    rig.submit(spec("a", args=b"real"), spec("lives"))
+    rig.report(failure(rig.poll()[0].fence))
+
+    assert rig.jobs.parts("a") == JobParts(spec("a", args=b"real"), TASK)
+    assert rig.jobs.parts("lives") == JobParts(spec("lives"), TASK)
+    with pytest.raises(UnknownJob, match="'ghost'"):
+        rig.jobs.parts("ghost")
+
+
+def test_parts_without_a_function_are_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(rig, spec("a"))
+    with rig.master.lock:
+        rig.master.board.shelf = Shelf()
+    monkeypatch.setattr(rig.store, "functions", lambda digests: iter(()))
+
+    with pytest.raises(Refused, match="the function of job a is no longer in the store"):
+        rig.jobs.parts("a")
+
+
+def test_a_result_is_that_of_the_latest_run_that_completed(rig: Rig) -> None:
+    rig.submit(spec("a"))
+    told = [rig.jobs.result("a")]
+    rig.report(success(rig.poll()[0].fence, b"first"))
+    rig.jobs.requeue(["a"])
+    told.append(rig.jobs.result("a"))
+
+    assert [one and one.payload for one in told] == [None, b"first"]
+    with pytest.raises(UnknownJob):
+        rig.jobs.result("ghost")
 
 
 def test_several_jobs_are_requeued_together_or_not_at_all(rig: Rig) -> None:

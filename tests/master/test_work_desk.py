@@ -247,8 +247,20 @@ def test_a_job_whose_argument_has_left_the_store_is_given_up(rig: Rig) -> None:
     assert info.certificate.reason == "the result of job first, an argument, is no longer in the store"
 
 
+def test_a_result_stays_what_it_was_while_its_job_runs_again(rig: Rig) -> None:
+    rig.report(success(lease_of(rig, "first").fence, b"1024"))
+    rig.submit(spec("second", inputs=("first",)))
+    rig.jobs.pause("default")
+    rig.jobs.requeue(["first"])
+    rig.jobs.resume("default")
+
+    second, first = sorted(rig.poll(2), key=lambda lease: lease.job, reverse=True)
+
+    assert (first.run, second.inputs) == (2, (("first", b"1024"),))
+
+
 def test_an_exception_is_never_filled_in_for_a_result(rig: Rig) -> None:
-    rig.report(success(lease_of(rig, "first").fence))
+    rig.report(success(lease_of(rig, "first").fence, b"1024"))
     rig.jobs.pause("x")
     rig.submit(spec("second", Options(queue="x"), inputs=("first",)))
     rig.jobs.requeue(["first"])
@@ -257,23 +269,37 @@ def test_an_exception_is_never_filled_in_for_a_result(rig: Rig) -> None:
 
     rig.jobs.resume("x")
 
-    assert rig.poll() == []
-    assert rig.jobs.info("second").state is JobState.DEAD_LETTER
+    assert rig.poll()[0].inputs == (("first", b"1024"),), "what its earlier run returned"
+
+
+def test_of_two_results_the_newer_one_is_filled_in_even_before_it_is_durable(held: tuple[Rig, HandStore]) -> None:
+    rig, store = held
+    rig.report(success(lease_of(rig, "first").fence, b"old"))
+    rig.notes.wait("ended")
+    rig.jobs.requeue(["first"])
+    (again,) = rig.poll()
+    store.gate.clear()
+    rig.report(success(again.fence, b"new"))
+
+    given = lease_of(rig, "second", inputs=("first",)).inputs
+    store.gate.set()
+
+    assert given == (("first", b"new"),)
 
 
 def test_a_result_that_can_t_be_read_now_is_asked_for_again_later_but_not_for_ever(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.report(success(lease_of(rig, "first").fence, b"1024"))
-    outcome = rig.store.outcome
+    result = rig.store.result
     faults = [StoreError("test:", "input/output error")]
 
     def fails_once(job: str) -> object:
         if faults:
             raise faults.pop()
-        return outcome(job)
+        return result(job)
 
-    monkeypatch.setattr(rig.store, "outcome", fails_once)
+    monkeypatch.setattr(rig.store, "result", fails_once)
     rig.submit(spec("second", inputs=("first",)))
     assert rig.poll() == []
     rig.tick(1.0)
@@ -291,7 +317,7 @@ def test_an_altered_result_keeps_no_other_lease_from_its_worker(rig: Rig, monkey
     def altered(job: str) -> None:
         raise StoreTampered("test:", f"the outcome of job {job} was altered")
 
-    monkeypatch.setattr(rig.store, "outcome", altered)
+    monkeypatch.setattr(rig.store, "result", altered)
     rig.submit(spec("second", Options(crash_limit=1), inputs=("first",)), spec("third"))
 
     assert [lease.job for lease in rig.poll(2)] == ["third"]

@@ -11,7 +11,8 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cluster.core.records import JobId, JobInfo, JobSpec, Options, Outcome
+from cluster.core import policy
+from cluster.core.records import SAME_BUDGET, Budget, JobId, JobInfo, JobSpec, Options, Outcome
 from cluster.core.states import TERMINAL, JobState
 from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
 from cluster.wire.messages import Progress, Refusal
@@ -218,8 +219,14 @@ class Client:
 
     def _requeue(self, line: Line, jobs: list[JobId], host: Host) -> None:
         self._world.note("requeues", *jobs)
+        dice = self._world.dice
+        budget = (
+            Budget(retries=dice.randint(0, 2), crash_limit=dice.randint(0, 3)) if dice.random() < 0.3 else SAME_BUDGET
+        )
+        for job in jobs:
+            self._history.asks_for(job, budget)
         try:
-            host.jobs.requeue(jobs)
+            host.jobs.requeue(jobs, budget)
         except MasterUnavailable:
             self._world.counts["requeue unconfirmed"] += 1
         except Refused:  # not ended, or unknown
@@ -229,6 +236,8 @@ class Client:
                 stored = host.image.find(job)
                 if stored is None or stored.run < 2:
                     self._history.fail("tell", f"requeueing {job} is confirmed and is not durable")
+                elif policy.with_budget(stored.spec.options, budget) != stored.spec.options:
+                    self._history.fail("tell", f"the new budget of {job} is confirmed and is not durable")
         if line.is_open:
             for job in jobs:
                 self._watch(line, job, host)

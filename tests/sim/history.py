@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from cluster.core import policy
 from cluster.core.effects import AttemptFailed, Effect, Ended, Leased
 from cluster.core.policy import is_at_most_once
-from cluster.core.records import Ending, Fence, JobId, JobSpec, Lease, Outcome, Report, WorkerId
+from cluster.core.records import Budget, Ending, Fence, JobId, JobSpec, Lease, Options, Outcome, Report, WorkerId
 from cluster.core.states import JobState
 from cluster.wire.messages import Poll, Refusal
 from tests.sim.image import Image
@@ -44,6 +45,8 @@ class History:
         self._image = image
         self.broken: list[str] = []
         self.submitted: dict[JobId, JobSpec] = {}
+        # Options that a requeue asked for: each may hold, confirmed or not, beside those of the submission.
+        self.changed: dict[JobId, list[Options]] = {}
         self.accepted: dict[JobId, None] = {}
         self.refused: dict[JobId, int] = {}  # and when (see `mark`)
         self._refusals: list[JobId] = []
@@ -166,6 +169,12 @@ class History:
             attempts.append(attempt)
         return attempts
 
+    def asks_for(self, job: JobId, budget: Budget) -> None:
+        """A requeue with another budget is under way."""
+        known = self.changed.setdefault(job, [])
+        found = [policy.with_budget(options, budget) for options in (self.submitted[job].options, *known)]
+        known += [options for options in dict.fromkeys(found) if options not in known]
+
     def _check_handed(self, worker: Worker, lease: Lease, asked: int) -> Attempt:
         job, spec = lease.job, self.submitted[lease.job]
         if lease.fence in self._handed:
@@ -175,7 +184,7 @@ class History:
             self.fail("overlap", f"{job} run {lease.run} is leased after its outcome was told")
         if job in self.refused and self.refused[job] < asked:
             self.fail("refused", f"{job} is leased after it was refused")
-        if lease.args != spec.args or lease.options != spec.options:
+        if lease.args != spec.args or lease.options not in (spec.options, *self.changed.get(job, ())):
             self.fail("payload", f"{job} is leased with other arguments or options than it was submitted with")
         for dependency in spec.after:
             if dependency not in self._completed:
@@ -183,7 +192,7 @@ class History:
         for dependency, payload in lease.inputs:
             if f"{dependency}/".encode() not in payload:
                 self.fail("payload", f"{job} gets {payload!r} as the result of {dependency}")
-        if is_at_most_once(spec.options) and lease.fence not in self._image.leased:
+        if is_at_most_once(lease.options) and lease.fence not in self._image.leased:
             self.fail("once", f"{job} may run at most once, and its lease is not durable")
         if spec.key and not self._image.has(job):
             self.fail("once", f"{job} has a key, and its admission is not durable")

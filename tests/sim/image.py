@@ -19,6 +19,7 @@ from cluster.core.effects import (
     Leased,
     Purged,
     QueuePaused,
+    Rebudgeted,
     Record,
     Requeued,
     Undone,
@@ -122,6 +123,9 @@ class Image(MemoryStore):
                 self._audit_failure(record.seq, record.run, record.fence, record.certificate.ending)
             case Requeued():
                 self._know(record.seq, record)
+            case Rebudgeted():
+                self._know(record.seq, record)
+                self.specs[record.seq] = record.admitted.spec
             case Purged():
                 self._forget(record.seq)
             case QueuePaused():
@@ -150,7 +154,12 @@ class Image(MemoryStore):
         known = self.outcomes.setdefault((outcome.job, outcome.run), outcome)
         if known != outcome:
             raise Violation(f"once: run {outcome.run} of {outcome.job} ended as {known} and as {outcome}")
-        if self.specs[record.seq].items:
+        spec = self.specs[record.seq]
+        reason = outcome.certificate.reason if outcome.certificate is not None else ""
+        are_there = all(name in self.seqs and name not in self.pruned for name in spec.inputs)
+        if "is no longer in the store" in reason and are_there:
+            raise Violation(f"result: {outcome.job} is given up for a result that is there: {reason}")
+        if spec.items:
             self._audit_segments(outcome)
         elif record.fence and outcome.state is JobState.DEAD_LETTER and outcome.certificate is not None:
             self._audit_failure(record.seq, outcome.run, record.fence, outcome.certificate.ending)

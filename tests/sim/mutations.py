@@ -170,6 +170,20 @@ MUTATIONS = (
         "",
     ),
     Mutation(
+        "a new budget is not written down",
+        "core/control.py",
+        "        effects.append(Rebudgeted(job.seq, job.admitted))\n",
+        "",
+    ),
+    Mutation(
+        "a result is gone while its job runs again",
+        "master/work_desk.py",
+        "outcome = self._master.store.result(job)\n",
+        "outcome = self._master.store.outcome(job)\n"
+        "        if outcome is not None and outcome.state is not JobState.COMPLETED:\n"
+        "            return None\n",
+    ),
+    Mutation(
         "an order to stop is lost",
         "core/board.py",
         "        effects.append(TellStop(lease.worker, Stop(lease.fence, ending)))",

@@ -11,8 +11,20 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import fields, replace
 
-from cluster.core.effects import Admitted, Answered, Ended, GivenBack, Purged, QueuePaused, Record, StoredJob, Undone
-from cluster.core.records import DEFAULT_OPTIONS, JobSpec, Options, RetryRule
+from cluster.core.effects import (
+    Admitted,
+    Answered,
+    Ended,
+    GivenBack,
+    Purged,
+    QueuePaused,
+    Rebudgeted,
+    Record,
+    Requeued,
+    StoredJob,
+    Undone,
+)
+from cluster.core.records import DEFAULT_OPTIONS, JobSpec, Options, Outcome, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import StoreError
 from cluster.store.memory import MemoryStore
@@ -197,6 +209,58 @@ def test_a_requeued_job_lives_again_with_fresh_budgets(store: Store) -> None:
 
     assert (job.run, job.attempts, job.crashes, job.progress, job.outcome) == (2, 0, 0, b"", None)
     assert store.outcome("job1") is None
+
+
+def test_a_new_budget_takes_the_old_one_s_place_and_nothing_else_changes(store: Store) -> None:
+    before = Admitted(3, FULL_SPEC, 10.0, due=11.0, expires=12.0, owner=77)
+    after = replace(before, spec=replace(FULL_SPEC, options=replace(FULL_SPEC.options, crash_limit=9)))
+    outcome = Outcome("full", 1, JobState.DEAD_LETTER, 200.0, certificate=died("given up"))
+    store.commit([FUNCTION, before, Ended(3, 0, outcome, 1000.0)])
+    store.commit([Requeued(3, "full", 2, 300.0), Rebudgeted(3, after)])
+
+    reopen(store)
+
+    expected = StoredJob(seq=3, spec=after.spec, submitted=10.0, due=11.0, expires=12.0, run=2)
+    assert live(store) == [expected]
+    assert store.find("full") == store.find_key("once") == expected
+    assert list(store.functions([DIGEST])) == [FUNCTION.blob]
+
+
+def test_a_new_budget_of_a_job_with_long_arguments_leaves_them_alone(store: Store) -> None:
+    long = admitted(1, args=b"a" * 1_000_000)
+    store.commit([long, ended(1, state=JobState.DEAD_LETTER)])
+
+    changed = replace(long, spec=replace(long.spec, options=Options(crash_limit=9)))
+    store.commit([requeued(1, 2), Rebudgeted(1, changed)])
+
+    assert live(reopen(store))[0].spec == changed.spec
+
+
+def test_a_new_budget_does_not_bring_a_job_back_that_is_gone(store: Store) -> None:
+    store.commit([admitted(1), ended(1, state=JobState.DEAD_LETTER), Purged(1, "job1")])
+
+    store.commit([Rebudgeted(1, admitted(1))])
+
+    assert store.find("job1") is None
+
+
+def test_a_result_outlives_later_runs_until_one_of_them_completes(store: Store) -> None:
+    store.commit([admitted(1), ended(1, payload=b"first"), requeued(1, 2)])
+    assert store.outcome("job1") is None
+    told = [store.result("job1")]
+    store.commit([ended(1, run=2, state=JobState.DEAD_LETTER, payload=b"error"), requeued(1, 3)])
+    told.append(reopen(store).result("job1"))
+    store.commit([ended(1, run=3, payload=b"third" * 10_000)])
+    told.append(reopen(store).result("job1"))
+
+    assert [(one.run, one.payload[:5]) for one in told if one] == [(1, b"first"), (1, b"first"), (3, b"third")]
+    assert told[2] == store.outcome("job1")
+
+
+def test_what_never_completed_has_no_result(store: Store) -> None:
+    store.commit([admitted(1), admitted(2), ended(2, state=JobState.CANCELLED)])
+
+    assert [store.result(name) for name in ("job1", "job2", "nobody")] == [None, None, None]
 
 
 def test_a_later_run_has_an_outcome_of_its_own(store: Store) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.core.records import DEFAULT_OPTIONS, Options
+from cluster.core.records import DEFAULT_OPTIONS, Budget, Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, UnknownJob
 from cluster.master import told
@@ -16,6 +16,7 @@ from cluster.store.memory import MemoryStore
 from cluster.wire import calls, conversation
 from cluster.wire.address import Address
 from cluster.wire.keys import Secret
+from cluster.wire.messages import JobParts
 from cluster.wire.remote_jobs import RemoteJobsDesk
 from tests.core.builders import TASK, failure, function, spec, success
 from tests.master.rig import DEADLINE_SECONDS, Notes, Rig
@@ -292,7 +293,10 @@ def test_orders_and_questions_pass_with_their_types(far: Far) -> None:
     assert far.desk.output("a") == b""
     assert [info.id for info in far.desk.page(tag="t")[0]] == ["a", "b"]
     assert far.desk.cancel(["b"], 5.0) == [True]
-    assert far.desk.requeue(["a"])[0].run == 2
+    assert far.desk.requeue(["a"], Budget(retries=RetryRule(max_retries=1), crash_limit=3))[0].run == 2
+    options = Options(tags=("t",), retry=RetryRule(max_retries=1), crash_limit=3)
+    assert far.desk.parts("a") == JobParts(spec("a", options), TASK)
+    assert far.desk.result("a") is None
     assert far.desk.cancel(["a"], 5.0) == [True]
     assert far.desk.stats().submitted == 2
     assert far.desk.workers()[0].name == "w"

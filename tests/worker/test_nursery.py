@@ -45,6 +45,7 @@ def leave_a_daemon_and_stay(gate: Gate) -> None:
         os.setsid()
         if os.fork() == 0:
             gate.tell(os.getpid())
+            os.closerange(0, 1024)
             signal.pause()
         os._exit(0)
     gate.pass_through()

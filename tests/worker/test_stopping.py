@@ -233,6 +233,7 @@ def _daemonise(gate: Gate) -> None:
         if os.fork() == 0:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             gate.tell(os.getpid())
+            os.closerange(0, 1024)
             while True:
                 signal.pause()
         os._exit(0)
