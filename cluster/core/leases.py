@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.core import events, settlement
+from cluster.core import events, memory, quarantine, settlement
 from cluster.core.board import Board
 from cluster.core.effects import Effect, GivenBack, Leased, LeasedJob, TellGranted, Wake
 from cluster.core.job import Job, LeaseHeld, WorkerHeld
@@ -17,7 +17,8 @@ def on_poll(board: Board, event: events.Poll, now: Now, effects: list[Effect]) -
     worker = board.workers.get(event.worker)
     if worker is None or worker.is_draining or event.capacity <= 0:
         return
-    leased = [_lease(board, worker, job, now) for job in board.placement.pop(worker, event.capacity)]
+    capacity = event.capacity if worker.suspicion is None else quarantine.most(worker, event.capacity, now)
+    leased = [_lease(board, worker, job, now) for job in board.placement.pop(worker, capacity)]
     if not leased:
         return
     effects.append(Leased(worker.id, tuple(leased)))
@@ -74,9 +75,11 @@ def describe(board: Board, fence: Fence) -> Lease:
     held = board.leases[fence]
     job, spec = held.job, held.job.spec
     inputs = tuple((dependency, b"") for dependency in spec.inputs) if spec.inputs else ()
-    if not spec.items:
+    if not spec.items and not held.memory:
         return Lease(fence, spec.id, held.run, held.attempt, spec.function, spec.args, spec.options, inputs)
-    ranges = tuple(job.chunk.pending) if job.chunk else ((0, spec.items),)
+    ranges: tuple[tuple[int, int], ...] = ()
+    if spec.items:
+        ranges = tuple(job.chunk.pending) if job.chunk else ((0, spec.items),)
     return Lease(
         fence=fence,
         job=spec.id,
@@ -88,6 +91,7 @@ def describe(board: Board, fence: Fence) -> Lease:
         inputs=inputs,
         ranges=ranges,
         careful=job.chunk.careful if job.chunk else False,
+        memory=held.memory,
     )
 
 
@@ -99,5 +103,8 @@ def _lease(board: Board, worker: WorkerHeld, job: Job, now: Now) -> LeasedJob:
     job.started = now.wall
     job.worker = worker.id
     lease = LeaseHeld(fence, job, worker.id, job.run, job.attempts, is_granted=not job.must_be_durable)
+    if job.spec.options.memory:
+        lease.memory = memory.limit_of(job)
+        worker.promised += lease.memory
     board.leases[fence] = worker.leases[fence] = lease
     return LeasedJob(fence, job.seq, job.run, job.attempts)

@@ -1,6 +1,6 @@
 """Which job goes next: queued jobs in lanes, and the lanes that a worker can serve.
 
-A *lane* holds the jobs that ask for the same (queue, resources, labels), so whether a worker fits is asked once a lane
+A *lane* holds the jobs that ask for the same (queue, resources, labels, memory), so whether a worker fits is asked once a lane
 and never once a job: ten thousand jobs that wait for a GPU don't delay the one that needs none. Within a lane: highest
 priority first, then first come, first served. Among lanes: the better head, by the same order.
 
@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from cluster.core.job import Job, WorkerHeld
+from cluster.core.memory import limit_of, room_of
 from cluster.core.states import JobState
 
-LaneKey: TypeAlias = tuple[str, tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]]
+LaneKey: TypeAlias = tuple[str, tuple[tuple[str, int], ...], tuple[tuple[str, str], ...], int]
 
 # Rebuilding costs time in proportion to the lane; small lanes are left alone.
 MAX_STALE_ENTRIES = 1024
@@ -101,7 +102,7 @@ class Placement:
     def push(self, job: Job, *, first: bool = False) -> None:
         """Queue a job that has become QUEUED."""
         options = job.spec.options
-        key = (options.queue, options.resources, options.labels)
+        key = (options.queue, options.resources, options.labels, limit_of(job) if options.memory else 0)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
@@ -110,7 +111,7 @@ class Placement:
     def forget(self, job: Job) -> None:
         """A job has left QUEUED without being popped."""
         options = job.spec.options
-        key = (options.queue, options.resources, options.labels)
+        key = (options.queue, options.resources, options.labels, limit_of(job) if options.memory else 0)
         lane = self._lanes[key]
         lane.forget()
         if not lane.live:
@@ -124,7 +125,7 @@ class Placement:
                 return
             if len(lanes) == 1:
                 # The common case pays for no comparison. Resources may run out on the way, so those are asked again.
-                batch = 1 if lanes[0].key[1] else capacity
+                batch = 1 if lanes[0].key[1] or lanes[0].key[3] else capacity
             else:
                 lanes = [min(lanes, key=_rank)]
                 batch = 1
@@ -152,10 +153,12 @@ class Placement:
         return depths
 
     def _fits(self, lane: Lane, worker: WorkerHeld) -> bool:
-        queue, resources, labels = lane.key
+        queue, resources, labels, memory = lane.key
         if not lane.live or queue in self.paused:
             return False
         if labels and not worker.labels.issuperset(labels):
+            return False
+        if memory and memory > room_of(worker):
             return False
         return all(worker.free.get(name, 0) >= amount for name, amount in resources)
 

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cluster.core import control, events
 from cluster.core.effects import (
     Admitted,
+    Announced,
     AttemptFailed,
     Effect,
     Ended,
@@ -175,7 +176,7 @@ class BoardMachine(RuleBasedStateMachine):
                     assert job.fence not in self.seen, "a fence was issued twice"
                     self.seen.add(job.fence)
                     self.issued.append((effect.worker, job.fence))
-        self.log += [effect for effect in effects if not isinstance(effect, TellRefused | TellStop | Wake)]
+        self.log += [effect for effect in effects if not isinstance(effect, TellRefused | TellStop | Announced | Wake)]
         return effects
 
     # --- jobs ----------------------------------------------------------------------------------------------------

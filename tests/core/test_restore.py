@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.core import events
 from cluster.core.effects import (
+    Announced,
     AttemptFailed,
     Effect,
     Ended,
@@ -45,7 +46,7 @@ from tests.core.builders import (
 )
 from tests.sim.invariants import check_agreement, check_board
 
-TELLS = (TellRefused, TellAccepted, TellStop, TellGranted, TellAdmitted, Wake)
+TELLS = (TellRefused, TellAccepted, TellStop, TellGranted, TellAdmitted, Announced, Wake)
 
 
 class StoredScene(Scene):
