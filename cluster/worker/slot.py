@@ -94,6 +94,10 @@ class Slot:
     look_at: float = NEVER  # when its output is looked at next
     told: int = 0  # how much of its output the master has been told
     tell_at: float = 0.0  # when it is told more, at the earliest
+    limit: int = 0  # bytes that it and what it starts may take; 0: no limit, and the next three mean nothing
+    used: int = 0  # when it was weighed last (see `memory`)
+    peak: int = 0
+    weigh_at: float = NEVER
     is_begun: bool = False  # the child was seen to have taken it; False: not looked yet
 
     # Of the child, or of the slot's whole life.
@@ -205,6 +209,8 @@ class Slot:
             return
         self.started = now
         self.look_at = now + LOOK_SECONDS
+        if head.memory or self.limit:
+            self.limit, self.used, self.peak, self.weigh_at = head.memory, 0, 0, now
         timeout = head.options.timeout
         self.deadline = NEVER if timeout is None else now + timeout
 
