@@ -135,6 +135,31 @@ def test_a_poison_job_quarantines_nobody_however_often_it_comes() -> None:
     assert not story.told
 
 
+def test_jobs_that_failed_before_are_no_evidence_against_the_worker_that_gets_them_next() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    for number in range(2 * MIN_JOBS):
+        story.report(failure(story.take(spec(f"p{number}", FOREVER), name=OTHER), Ending.CRASHED), name=OTHER)
+        story.do_well(OTHER)
+    story.beat(5.0, WORKER, OTHER)
+
+    for fence in story.poll(capacity=99, at=5.0):
+        story.report(failure(fence, Ending.CRASHED), at=5.0)
+
+    assert story.job("p0").crashes == 2
+    assert not story.told
+
+
+def test_a_success_that_ends_a_suspicion_shows_too_that_its_task_works() -> None:
+    story = Story()
+    story.fail_jobs(1)
+
+    story.do_well(WORKER)
+    story.fail_jobs()
+
+    assert story.is_quarantined
+
+
 @pytest.mark.parametrize(
     "between",
     [Ending.SUCCEEDED, Ending.RAISED, Ending.TIMED_OUT, Ending.OUT_OF_MEMORY],

@@ -185,7 +185,8 @@ def test_a_failed_attempt_counts_and_ends_its_lease(store: Store) -> None:
 
     (job,) = live(reopen(store))
 
-    assert (job.attempts, job.crashes, job.due, job.progress) == (3, 2, 600.0, b"progress")
+    assert (job.attempts, job.crashes, job.outgrown) == (3, 2, 1)
+    assert (job.due, job.progress) == (600.0, b"progress")
     assert (job.fence, job.worker) == (11, "w#3")
 
 
