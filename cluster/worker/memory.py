@@ -44,5 +44,10 @@ def check(slots: Slots, slot: Slot, now: float) -> float:
     if used > slot.limit:
         stopping.outgrow(slots, slot, now)
         return now  # look again at once: the slot is another now
-    slot.weigh_at = now + max(least, min((slot.limit - used) / FASTEST, MOST_SECONDS))
+    slot.weigh_at = now + pause(slot.limit - used, least)
     return slot.weigh_at
+
+
+def pause(left: int, least: float = LEAST_SECONDS) -> float:
+    """Seconds until a job that may take so many bytes more is weighed again."""
+    return max(least, min(left / FASTEST, MOST_SECONDS))

@@ -188,6 +188,14 @@ def test_threads_of_one_process_offer_no_memory_because_none_can_be_weighed_alon
         assert (threads.hellos[0].memory_room, threads.hellos[0].memory_most) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("left", "seconds"),
+    [(0, memory.LEAST_SECONDS), (200 * MB, 200 * MB / memory.FASTEST), (100_000 * MB, memory.MOST_SECONDS)],
+)
+def test_a_job_is_weighed_before_it_can_have_taken_the_rest(left: int, seconds: float) -> None:
+    assert memory.pause(left) == seconds
+
+
 # --- weighing ---------------------------------------------------------------------------------------------------------
 
 
