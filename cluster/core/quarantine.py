@@ -4,6 +4,7 @@ Such a host is the fastest of all, so it draws the whole queue, and spends every
 that fails anywhere:
 
 - attempts that ended *at once* by the surroundings' fault: the child died, or the task could not be loaded;
+  A crash that comes later says nothing either way;
 - of so many *different* jobs, each at its first attempt (a job that comes again has failed before, and may be to blame
   itself), with nothing in between that ran: neither a success, nor an exception of the task, nor a timeout;
 - of tasks that *work*: here in earlier life or on another worker; or, of tasks of several kinds, while others did well.
@@ -22,8 +23,9 @@ from cluster.core.job import LeaseHeld, Suspicion, WorkerHeld
 from cluster.core.records import Ending, JobId, Now, Report
 from cluster.core.states import JobState
 
-# No interpreter, no library and no device fails later than this when it is missing; a real computation does.
-QUICK_SECONDS = 1.0
+# What is missing on a host is missed within milliseconds. But on one with ten times more to do than it can, a child that
+# dies at once was seen to take 1.6 s, its start included.
+QUICK_SECONDS = 5.0
 # One poison job in a hundred makes five in a row once in 10^10 jobs; a broken host costs five jobs one re-run each.
 MIN_JOBS = 5
 # So many different tasks can't all be wrong, if others do well meanwhile.
@@ -40,6 +42,8 @@ _SUSPICIOUS = frozenset({Ending.CRASHED, Ending.ENVIRONMENT, Ending.UNPICKLABLE}
 def judge(board: Board, lease: LeaseHeld, report: Report, now: Now, effects: list[Effect]) -> None:
     """Note what a report says of its worker; to be called before the report is settled."""
     worker = board.workers[lease.worker]
+    if report.ending in _SUSPICIOUS and report.seconds >= QUICK_SECONDS:
+        return  # neither: it ran, or its host is too slow to say
     if not _is_suspicious(report):
         if report.ending is Ending.SUCCEEDED:
             worker.last_good = lease.job.spec.function
@@ -93,10 +97,8 @@ def hear(board: Board, worker: WorkerHeld, running: tuple[JobId, ...], effects: 
 
 
 def _is_suspicious(report: Report) -> bool:
-    if report.ending not in _SUSPICIOUS or report.seconds >= QUICK_SECONDS:
-        return False
     # Of a chunk, one item that went well shows that the host is.
-    return all(segment.certificate is not None for segment in report.segments)
+    return report.ending in _SUSPICIOUS and all(segment.certificate is not None for segment in report.segments)
 
 
 def _is_guilty(board: Board, suspicion: Suspicion) -> bool:

@@ -185,6 +185,18 @@ def test_jobs_that_ran_for_a_while_before_they_crashed_say_nothing_of_their_host
     assert not story.is_quarantined
 
 
+def test_a_late_crash_does_not_end_the_suspicion_either() -> None:
+    story = Story()
+    story.do_well(WORKER)
+    story.fail_jobs(MIN_JOBS - 1)
+
+    story.fail_jobs(1, seconds=QUICK_SECONDS)
+    assert not story.is_quarantined
+    story.fail_jobs(1)
+
+    assert story.is_quarantined
+
+
 def test_a_plain_success_looks_at_nothing_but_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     story = Story()
 
