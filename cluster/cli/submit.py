@@ -85,6 +85,12 @@ class JobOptions:
     resource: Annotated[
         list[str] | None, typer.Option(metavar="NAME=N", help="What it needs of its worker; repeatable.")
     ] = None
+    memory: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE", help="Kill an attempt that takes more: 2GB; repeated, the next limit after each such kill."
+        ),
+    ] = None
     label: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What its worker must be; repeatable.")
     ] = None
@@ -205,6 +211,8 @@ def read_options(options: JobOptions, name: str) -> dict[str, Any]:
     said.update({option: given for option, given in lists.items() if given})
     if options.resource:
         said["resources"] = read_pairs("--resource", "gpu=1", options.resource, read_amount)
+    if options.memory:
+        said["memory"] = tuple(options.memory)
     if options.label:
         said["labels"] = read_pairs("--label", "zone=lab", options.label, str)
     return said

@@ -74,6 +74,9 @@ def print_workers(workers: list[WorkerInfo]) -> None:
             for worker in workers
         ],
     )
+    for worker in workers:
+        if worker.trouble:
+            typer.echo(f"{worker.name}: {worker.trouble}")
 
 
 def show(worker: WorkerArgument, where: Where, form: Form) -> None:
@@ -89,6 +92,7 @@ def show(worker: WorkerArgument, where: Where, form: Form) -> None:
             ("worker", found.name),
             ("id", found.id),
             ("state", found.state),
+            ("trouble", found.trouble),
             ("host", found.host),
             ("pid", str(found.pid)),
             ("slots", f"{found.slots}, {found.running} running"),

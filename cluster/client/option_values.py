@@ -7,6 +7,7 @@ Every reader takes the option's name and the value, and raises one sentence: `Ty
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 import re
 import reprlib
@@ -23,10 +24,16 @@ MAX_COUNT = 1_000_000_000
 MAX_PRIORITY = 2**31 - 1
 FACTORS = (1.0, 1000.0)
 MAX_TEXT_LENGTH = 1000
+MAX_SIZE = 10**18
+MIN_MEMORY = 50 * 10**6  # below this a process could die of the interpreter that it is
+MAX_LIMITS = 10  # of one job's memory, one after the other
 MAX_ITEMS = 10_000  # tags, labels, resources, jobs to wait for
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in _SECONDS), re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", re.ASCII)
+_POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
+_HOW_LARGE = "a number of bytes, or a text like '500MB' (a million each) or '2GiB' (1024 MiB)"
 _HOW_LONG = "a number of seconds, a timedelta, or a text like '250ms', '10m', '1h30m' or '7d'"
 
 
@@ -149,6 +156,40 @@ def _is_storable(value: str) -> bool:
 def optional_text(name: str, value: object) -> str:
     """A text; None means none."""
     return "" if value is None else text(name, value)
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+
+def size(name: str, value: object) -> int:
+    """Bytes above zero."""
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        bytes_ = int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]]) if match else 0
+    elif type(value) is int:
+        bytes_ = value
+    else:
+        raise _wrong_type(name, value, _HOW_LARGE)
+    if not 0 < bytes_ <= MAX_SIZE:
+        raise _wrong_value(name, value, _HOW_LARGE)
+    return bytes_
+
+
+def memory(name: str, value: object) -> tuple[int, ...]:
+    """One limit, or several that grow: the next one holds once an attempt ran out of memory."""
+    if value is None:
+        return ()
+    several = value if isinstance(value, tuple | list) else (value,)
+    limits = tuple(size(name, one) for one in several)
+    wanted = (
+        f"a size from {MIN_MEMORY // 10**6}MB on (an idle process takes a part of that), or up to {MAX_LIMITS} of them, "
+        "each larger than the one before, as in ('2GB', '4GB')"
+    )
+    if not 0 < len(limits) <= MAX_LIMITS or limits[0] < MIN_MEMORY:
+        raise _wrong_value(name, value, wanted)
+    if any(later <= earlier for earlier, later in itertools.pairwise(limits)):
+        raise _wrong_value(name, value, wanted)
+    return limits
 
 
 # --- collections --------------------------------------------------------------------------------------------------

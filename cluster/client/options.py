@@ -8,7 +8,7 @@ record, because a million queued jobs hold one each.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from cluster.core.records import DEFAULT_OPTIONS, JobId, JobInfo, Options
 
 JobLike = Future[Any] | JobInfo | JobId
 Duration = float | timedelta | str
+Size = int | str
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -41,6 +42,7 @@ class SubmitOptions(TypedDict, total=False):
     after: JobLike | Iterable[JobLike]
     key: str | None
     resources: dict[str, int]
+    memory: Size | Sequence[Size] | None
     labels: dict[str, str]
     tags: Iterable[str]
     result_ttl: Duration
@@ -61,7 +63,7 @@ class Submission(Struct, frozen=True, gc=False, kw_only=True):
 NO_OPTIONS = Submission()
 
 # Of a later version, by the design; named, so that nobody searches for a spelling mistake.
-_LATER = frozenset({"memory", "echo", "idempotent"})
+_LATER = frozenset({"echo", "idempotent"})
 
 _RECORDED = MappingProxyType(
     {
@@ -71,6 +73,7 @@ _RECORDED = MappingProxyType(
         "crash_limit": values.count,
         "timeout": values.optional_duration,
         "resources": values.resources,
+        "memory": values.memory,
         "labels": values.labels,
         "tags": values.tags,
         "result_ttl": values.duration,

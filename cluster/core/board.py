@@ -151,6 +151,8 @@ class Board:
         if holder is not None and holder.leases.pop(fence, None) is not None:
             for name, amount in job.spec.options.resources:
                 holder.free[name] = holder.free.get(name, 0) + amount
+            if lease.memory:
+                holder.promised -= lease.memory
         if job.fence == fence:
             job.fence = 0
         if job.stopping == fence:
@@ -222,6 +224,12 @@ class Board:
     def next_due(self) -> float | None:
         """The monotonic time before which a `Tick` would change nothing, as far as is known now."""
         times = [worker.deadline for worker in self.workers.values()]
+        last = self.last_tick or 0.0  # it has woken those whose time for a probe had come by then
+        times += [
+            worker.suspicion.probe_at
+            for worker in self.workers.values()
+            if worker.suspicion is not None and worker.suspicion.probe_at > last
+        ]
         timer = self.timers.next_due()
         if timer is not None:
             times.append(timer)

@@ -88,7 +88,7 @@ def on_pause_queue(board: Board, event: events.PauseQueue, _now: Now, effects: l
 
 def _start_run(board: Board, job: Job, event: events.Requeue, now: Now, effects: list[Effect]) -> None:
     job.run += 1
-    job.attempts = job.failures = job.crashes = 0
+    job.attempts = job.failures = job.crashes = job.outgrown = 0
     job.chunk = None
     job.is_settled = False
     job.due_mono = job.expires_mono = 0.0

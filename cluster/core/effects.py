@@ -85,6 +85,7 @@ class AttemptFailed(Struct, frozen=True, array_like=True, gc=False):
     due: float  # wall time of the next attempt
     progress: bytes = b""  # of a chunk: `chunks.Progress` encoded
     output: bytes = b""
+    outgrown: int = 0  # attempts of this run that ran out of memory
 
 
 class Ended(Struct, frozen=True, array_like=True, gc=False):
@@ -185,7 +186,13 @@ class Wake(Struct, frozen=True, gc=False):
     """There may be work for idle workers. Needs no commit."""
 
 
-Tell: TypeAlias = TellRefused | TellAccepted | TellStop | TellGranted | TellAdmitted
+class Announced(Struct, frozen=True, gc=False):
+    """Something that operators should read in the log. Needs no commit."""
+
+    sentence: str
+
+
+Tell: TypeAlias = TellRefused | TellAccepted | TellStop | TellGranted | TellAdmitted | Announced
 Effect: TypeAlias = Record | Tell | Wake
 
 
@@ -204,6 +211,7 @@ class StoredJob(Struct, frozen=True, gc=False, kw_only=True):
     attempts: int = 0  # leases of the current run that were not given back
     failures: int = 0
     crashes: int = 0
+    outgrown: int = 0
     progress: bytes = b""
     fence: Fence = 0  # of a lease that neither ended nor was given back; 0: none
     worker: WorkerId = ""  # that lease's holder

@@ -75,6 +75,8 @@ class Register(Struct, frozen=True):
     resources: tuple[tuple[str, int], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     held: tuple[Fence, ...] | None = None
+    memory_room: int = 0  # as in `WorkerHeld`
+    memory_most: int = 0
 
 
 class Heartbeat(Struct, frozen=True):
@@ -82,6 +84,9 @@ class Heartbeat(Struct, frozen=True):
 
     worker: WorkerId
     running: tuple[JobId, ...] = ()
+    memory_room: int = 0  # as in `WorkerHeld`; both 0: nothing new is said
+    memory_most: int = 0
+    is_short: bool = False
 
 
 class Poll(Struct, frozen=True):

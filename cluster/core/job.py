@@ -11,7 +11,7 @@ from msgspec import Struct
 from cluster.core.chunks import Progress
 from cluster.core.effects import Admitted
 from cluster.core.policy import is_at_most_once
-from cluster.core.records import Fence, JobSpec, WorkerId
+from cluster.core.records import Digest, Fence, JobId, JobSpec, WorkerId
 from cluster.core.states import IS_TERMINAL, JobState
 
 _QUEUED = JobState.QUEUED  # a look at an enum's class costs as much as making a record, on Python 3.11
@@ -27,6 +27,7 @@ class Job(Struct, gc=False, eq=False):
     attempts: int = 0  # leases of this run that were not given back
     failures: int = 0
     crashes: int = 0
+    outgrown: int = 0  # attempts of this run that ran out of memory: how far up `Options.memory` it is
     unmet: int = 0  # dependencies that have not completed yet; > 0 exactly while WAITING (or SUBMITTED)
     fence: Fence = 0  # the lease that may report; 0: none
     # A lease whose attempt was ordered to stop and is not known to be gone. While set the job may be queued (a new
@@ -69,8 +70,25 @@ class LeaseHeld(Struct, gc=False, eq=False):
     worker: WorkerId
     run: int
     attempt: int
+    memory: int = 0  # promised to it, bytes; kept here because the job's own limit may grow before this ends
     is_granted: bool = True  # False: it must be durable first, and the worker has not heard of it
     is_revoked: bool = False  # nothing that is reported on it counts any more; only its end is awaited
+
+
+class Suspicion(Struct, eq=False):
+    """What speaks against a worker since it last did well; written by `quarantine` only."""
+
+    completed: int  # on the whole board, when it began
+    jobs: dict[JobId, Digest]  # with their tasks: those whose first attempt failed here at once
+    reason: str = ""  # of the latest failure
+    first_probe: Fence = 0  # > 0: it is quarantined, and what it is leased from this fence on are probes
+    probes: int = 0  # that failed, one after the other
+    probe_at: float = 0.0  # mono: it is tried with one job then
+
+    @property
+    def is_quarantined(self) -> bool:
+        """It is leased one job at a time, and that not often."""
+        return self.first_probe > 0
 
 
 class WorkerHeld(Struct, eq=False):
@@ -82,3 +100,10 @@ class WorkerHeld(Struct, eq=False):
     labels: frozenset[tuple[str, str]]
     leases: dict[Fence, LeaseHeld]
     is_draining: bool = False  # an operator wants it empty: it is leased nothing more
+    # Of memory, what jobs with a limit may have in all, and could have on an idle host; 0: it can hold none to a limit.
+    memory_room: int = 0
+    memory_most: int = 0
+    promised: int = 0  # of `memory_room`, to the leases that it holds
+    is_short: bool = False  # its host has so little memory left that it asks for less work
+    last_good: Digest = b""  # the task of its latest success
+    suspicion: Suspicion | None = None  # its latest attempts came to nothing, and that may be its own fault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.core import events, settlement
+from cluster.core import events, memory, quarantine, settlement
 from cluster.core.board import Board
 from cluster.core.effects import Effect, GivenBack, Leased, LeasedJob, TellGranted, Wake
 from cluster.core.job import Job, LeaseHeld, WorkerHeld
@@ -18,7 +18,8 @@ def on_poll(board: Board, event: events.Poll, now: Now, effects: list[Effect]) -
     worker = board.workers.get(event.worker)
     if worker is None or worker.is_draining or event.capacity <= 0:
         return
-    leased = [_lease(board, worker, job, now) for job in board.placement.pop(worker, event.capacity)]
+    capacity = event.capacity if worker.suspicion is None else quarantine.most(worker, event.capacity, now)
+    leased = [_lease(board, worker, job, now) for job in board.placement.pop(worker, capacity)]
     if not leased:
         return
     effects.append(Leased(worker.id, tuple(leased)))
@@ -75,9 +76,11 @@ def describe(held: LeaseHeld) -> Lease:
     """The lease as its worker gets it; the payloads of its `inputs` are the shell's to fill in."""
     fence, job, spec = held.fence, held.job, held.job.spec
     inputs = tuple((dependency, b"") for dependency in spec.inputs) if spec.inputs else ()
-    if not spec.items:
+    if not spec.items and not held.memory:
         return Lease(fence, spec.id, held.run, held.attempt, spec.function, spec.args, spec.options, inputs)
-    ranges = tuple(job.chunk.pending) if job.chunk else ((0, spec.items),)
+    ranges: tuple[tuple[int, int], ...] = ()
+    if spec.items:
+        ranges = tuple(job.chunk.pending) if job.chunk else ((0, spec.items),)
     return Lease(
         fence=fence,
         job=spec.id,
@@ -89,6 +92,7 @@ def describe(held: LeaseHeld) -> Lease:
         inputs=inputs,
         ranges=ranges,
         careful=job.chunk.careful if job.chunk else False,
+        memory=held.memory,
     )
 
 
@@ -100,5 +104,8 @@ def _lease(board: Board, worker: WorkerHeld, job: Job, now: Now) -> LeasedJob:
     job.worker = name = worker.id
     run = job.run
     lease = LeaseHeld(fence, job, name, run, attempt, not job.must_be_durable)
+    if job.spec.options.memory:
+        lease.memory = memory.limit_of(job)
+        worker.promised += lease.memory
     board.leases[fence] = worker.leases[fence] = lease
     return LeasedJob(fence, job.admitted.seq, run, attempt)

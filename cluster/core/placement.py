@@ -1,6 +1,6 @@
 """Which job goes next: queued jobs in lanes, and the lanes that a worker can serve.
 
-A *lane* holds the jobs that ask for the same (queue, resources, labels), so whether a worker fits is asked once a lane
+A *lane* holds the jobs that ask for the same (queue, resources, labels, memory), so whether a worker fits is asked once a lane
 and never once a job: ten thousand jobs that wait for a GPU don't delay the one that needs none. Within a lane: highest
 priority first, then first come, first served. Among lanes: the better head, by the same order.
 
@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from cluster.core.job import Job, WorkerHeld
+from cluster.core.memory import limit_of, room_of
 from cluster.core.records import Options
 from cluster.core.states import JobState
 
-LaneKey: TypeAlias = tuple[str, tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]]
+LaneKey: TypeAlias = tuple[str, tuple[tuple[str, int], ...], tuple[tuple[str, str], ...], int]
 
 # Rebuilding costs time in proportion to the lane; small lanes are left alone.
 MAX_STALE_ENTRIES = 1024
@@ -113,14 +114,14 @@ class Placement:
         options = job.spec.options
         lane = self._latest
         if lane is None or options is not self._latest_options:
-            lane = self._latest = self._lane_of(options)
-            self._latest_options = options
+            lane = self._lane_of(job)
+            if not options.memory:  # a limit may grow from one attempt to the next
+                self._latest, self._latest_options = lane, options
         lane.push(job, first=first)
 
     def forget(self, job: Job) -> None:
         """A job has left QUEUED without being popped."""
-        options = job.spec.options
-        lane = self._lanes[options.queue, options.resources, options.labels]
+        lane = self._lanes[_key_of(job)]
         lane.forget()
         self._drop_if_empty(lane)
 
@@ -134,9 +135,9 @@ class Placement:
             if not lanes:
                 return
             lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_rank)
-            resources = lane.key[1]
+            _, resources, _, memory = lane.key
             # With one lane nothing is compared, and nothing asked again unless resources may run out on the way.
-            for job in lane.take(1 if resources or len(lanes) > 1 else capacity):
+            for job in lane.take(1 if resources or memory or len(lanes) > 1 else capacity):
                 for name, amount in resources:
                     worker.free[name] -= amount
                 capacity -= 1
@@ -155,8 +156,8 @@ class Placement:
             depths[lane.key[0]] = depths.get(lane.key[0], 0) + lane.live
         return depths
 
-    def _lane_of(self, options: Options) -> Lane:
-        key = (options.queue, options.resources, options.labels)
+    def _lane_of(self, job: Job) -> Lane:
+        key = _key_of(job)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
@@ -169,10 +170,12 @@ class Placement:
                 self._latest = None
 
     def _fits(self, lane: Lane, worker: WorkerHeld) -> bool:
-        queue, resources, labels = lane.key
+        queue, resources, labels, memory = lane.key
         if not lane.live or queue in self.paused:
             return False
         if labels and not worker.labels.issuperset(labels):
+            return False
+        if memory and memory > room_of(worker):
             return False
         return all(worker.free.get(name, 0) >= amount for name, amount in resources)
 
@@ -181,6 +184,11 @@ def is_satisfiable(job: Job, capacity: dict[str, int], labels: frozenset[tuple[s
     """Whether a worker of this whole capacity could ever run the job (for `explain`)."""
     options = job.spec.options
     return labels.issuperset(options.labels) and all(capacity.get(name, 0) >= n for name, n in options.resources)
+
+
+def _key_of(job: Job) -> LaneKey:
+    options = job.spec.options
+    return options.queue, options.resources, options.labels, limit_of(job) if options.memory else 0
 
 
 def _rank(lane: Lane) -> tuple[int, int]:

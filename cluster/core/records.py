@@ -60,6 +60,9 @@ class Options(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     crash_limit: int = 5
     timeout: float | None = None  # seconds for one attempt (of one item, in a map)
     resources: tuple[tuple[str, int], ...] = ()  # besides one slot
+    # Bytes that an attempt may take, its process and all that it starts; empty: no limit. The first holds until an
+    # attempt ran out of memory, the next one from then on, and so on; the last one for the rest.
+    memory: tuple[int, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()  # the worker must carry all of them
     tags: tuple[str, ...] = ()
     result_ttl: float = 7 * 86400.0  # seconds the outcome is kept
@@ -186,6 +189,7 @@ class Lease(Struct, frozen=True, array_like=True, gc=False):
     # that a crash or a timeout is blamed on one item.
     ranges: tuple[tuple[int, int], ...] = ()
     careful: bool = False
+    memory: int = 0  # bytes that this attempt may take; 0: no limit
 
 
 class Stop(Struct, frozen=True, array_like=True, gc=False):

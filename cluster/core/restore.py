@@ -10,6 +10,7 @@ from cluster.core.board import Board
 from cluster.core.chunks import decode_progress
 from cluster.core.effects import Admitted, Effect, StoredJob
 from cluster.core.job import Job, LeaseHeld, WorkerHeld
+from cluster.core.memory import limit_of
 from cluster.core.policy import MAX_CRASH_BACKOFF_SECONDS
 from cluster.core.records import FunctionBlob, JobId, Now
 from cluster.core.states import Cause, JobState
@@ -93,6 +94,7 @@ def _seat(board: Board, record: StoredJob, now: Now) -> Job:
         attempts=record.attempts,
         failures=record.failures,
         crashes=record.crashes,
+        outgrown=record.outgrown,
     )
     job.chunk = decode_progress(record.progress) if record.progress else None
     if record.due > now.wall and (is_first_run or record.failures or record.crashes):
@@ -124,5 +126,6 @@ def _hold(board: Board, job: Job, record: StoredJob, deadline: float) -> None:
     board.move(job, Cause.LEASE)
     job.fence = record.fence
     job.worker = record.worker
-    lease = LeaseHeld(record.fence, job, record.worker, record.run, record.attempts)
+    lease = LeaseHeld(record.fence, job, record.worker, record.run, record.attempts, memory=limit_of(job))
+    worker.promised += lease.memory
     board.leases[record.fence] = worker.leases[record.fence] = lease

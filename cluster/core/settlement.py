@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from msgspec import structs
 
-from cluster.core import chunks, events, policy
+from cluster.core import chunks, events, policy, quarantine
 from cluster.core.board import Board, EndOfRun
 from cluster.core.effects import AttemptFailed, Effect, Wake
 from cluster.core.job import Job, LeaseHeld
@@ -23,12 +23,18 @@ _NOBODY: Mapping[JobId, Job] = MappingProxyType({})
 
 def on_reported(board: Board, event: events.Reported, now: Now, effects: list[Effect]) -> None:
     """Take each report by its fence; late, repeated and foreign ones change nothing and are counted."""
-    worker, current_lease = event.worker, board.current_lease
+    current_lease = board.current_lease
+    worker = board.workers.get(event.worker)
     for report in event.reports:
-        lease = current_lease(worker, report.fence)
+        lease = current_lease(event.worker, report.fence)
         if lease is None:
             _fence_off(board, event, report)
             continue
+        if worker is not None:
+            if report.ending is _SUCCEEDED and worker.suspicion is None:
+                worker.last_good = lease.job.spec.function
+            else:
+                quarantine.judge(board, lease, report, now, effects)
         settle(board, lease, report, now, effects)
     effects.append(Wake())
 
@@ -46,6 +52,7 @@ def settle(board: Board, lease: LeaseHeld, report: Report, now: Now, effects: li
             complete(board, job, EndOfRun(report.fence, report.payload, None, report.output), now, effects)
         return
     certificate = _signed(report, lease)
+    job.outgrown += report.ending is Ending.OUT_OF_MEMORY
     if job.spec.items:
         _settle_chunk(board, job, (report, certificate), now, effects)
         return
@@ -153,6 +160,7 @@ def _retry(board: Board, job: Job, told: tuple[Report, Certificate, float], now:
             due=now.wall + delay,
             progress=chunks.encode_progress(job.chunk) if job.chunk else b"",
             output=report.output,
+            outgrown=job.outgrown,
         )
     )
     if delay > 0:

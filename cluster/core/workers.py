@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.core import control, events, leases, settlement
+from cluster.core import control, events, leases, quarantine, settlement
 from cluster.core.board import Board
 from cluster.core.effects import Effect, Wake
 from cluster.core.job import WorkerHeld
@@ -33,16 +33,27 @@ def on_register(board: Board, event: events.Register, now: Now, effects: list[Ef
         labels=frozenset(event.labels),
         leases=held,
         is_draining=known is not None and known.is_draining,
+        memory_room=event.memory_room,
+        memory_most=event.memory_most,
+        promised=sum(lease.memory for lease in held.values()),
+        last_good=known.last_good if known is not None else b"",
+        suspicion=known.suspicion if known is not None else None,
     )
     effects.append(Wake())
 
 
-def on_heartbeat(board: Board, event: events.Heartbeat, now: Now, _effects: list[Effect]) -> None:
+def on_heartbeat(board: Board, event: events.Heartbeat, now: Now, effects: list[Effect]) -> None:
     """Renew all of the worker's leases, and note which of its jobs have begun."""
     worker = board.workers.get(event.worker)
     if worker is None:
         return
     worker.deadline = now.mono + board.settings.heartbeat_timeout_seconds
+    if event.memory_most:
+        # Jobs that wait for memory are leased at the worker's next poll, which follows its heartbeat.
+        worker.memory_room, worker.memory_most = event.memory_room, event.memory_most
+    worker.is_short = event.is_short
+    if worker.suspicion is not None:
+        quarantine.hear(board, worker, event.running, effects)
     for job_id in event.running:
         job = board.jobs.get(job_id)
         # Short jobs never show as RUNNING: they are over before anyone could look, and a message for each would cost.

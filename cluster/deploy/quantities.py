@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from typing import Annotated
 
@@ -11,9 +10,6 @@ from pydantic import BeforeValidator
 from cluster.client import option_values
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", re.ASCII)
-_POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
-MAX_SIZE = 10**18
 _HOW_LONG = "write seconds, or a text like 0s, 500ms, 10s or 5m"
 
 
@@ -46,13 +42,10 @@ def write_duration(seconds: float) -> str:
 
 def read_size(value: object) -> int:
     """Bytes above zero: 4096, "50MB" (a million each), "50MiB" (1,048,576 each)."""
-    if type(value) is int and 0 < value <= MAX_SIZE:
-        return value
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    size = int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]]) if match else 0
-    if not 0 < size <= MAX_SIZE:
-        raise ValueError(f"{value!r} is no size; write bytes, or a text like 500kB, 50MB, 1.5GiB")
-    return size
+    try:
+        return option_values.size("size", value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{value!r} is no size; write bytes, or a text like 500kB, 50MB, 1.5GiB") from error
 
 
 Duration = Annotated[float, BeforeValidator(read_duration)]

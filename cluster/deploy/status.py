@@ -40,7 +40,7 @@ class WorkerStatus(Struct, frozen=True):
     name: str
     host: str
     pid: int  # 0: none runs
-    state: str  # "ready", "draining", "lost", "starting", "waiting", "failed", "unreachable", "down"
+    state: str  # "ready", "draining", "quarantined", "lost", "starting", "waiting", "failed", "unreachable", "down"
     slots: int
     running: int = 0
     restarts: int = 0
@@ -134,7 +134,7 @@ def _worker(worker: Worker, record: PartRecord, known: tuple[WorkerInfo, ...]) -
         slots=_slots_of(worker) if info is None else info.slots,
         running=0 if info is None else info.running,
         restarts=record.restarts,
-        trouble=record.trouble,
+        trouble=record.trouble or ("" if info is None else info.trouble),
         health=None if info is None else info.health,
     )
 

@@ -36,6 +36,7 @@ from typing import Protocol, cast
 
 from cluster.core.effects import (
     Admitted,
+    Announced,
     AttemptFailed,
     Effect,
     Ended,
@@ -69,7 +70,7 @@ PRUNE_AFTER_ENDED = 10_000
 IDLE_SECONDS = 0.05
 
 # Sets of types and not isinstance: asked for every effect.
-_EARLY = frozenset({TellStop, TellRefused, Wake})
+_EARLY = frozenset({TellStop, TellRefused, Announced, Wake})
 _TELLS = frozenset({TellAccepted, TellAdmitted, TellGranted})
 
 Then = Callable[[], None]

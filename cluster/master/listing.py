@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from cluster.core.effects import StoredJob
-from cluster.core.job import Job
+from cluster.core.job import Job, WorkerHeld
 from cluster.core.records import JobInfo
 from cluster.core.states import TERMINAL, JobState
 from cluster.errors import Refused
@@ -155,7 +155,7 @@ def workers(master: Master) -> list[WorkerInfo]:
         with master.lock:
             held = master.board.workers.get(hello.worker)
             running = len(held.leases) if held else 0
-            state = "lost" if held is None else "draining" if held.is_draining else "ready"
+            state, trouble = _state_of(held)
         infos.append(
             WorkerInfo(
                 id=hello.worker,
@@ -168,9 +168,22 @@ def workers(master: Master) -> list[WorkerInfo]:
                 resources=hello.resources,
                 labels=hello.labels,
                 health=box.health,
+                trouble=trouble,
             )
         )
     return infos
+
+
+def _state_of(held: WorkerHeld | None) -> tuple[str, str]:
+    """A worker's state and its trouble. The lock is held."""
+    if held is None:
+        return "lost", ""
+    suspicion = held.suspicion
+    trouble = "its host is short of memory" if held.is_short else ""
+    if suspicion is not None and suspicion.is_quarantined:
+        trouble = f"jobs fail there at once, the last one because {suspicion.reason}"
+        return "draining" if held.is_draining else "quarantined", trouble
+    return "draining" if held.is_draining else "ready", trouble
 
 
 def _overlaid(master: Master, row: StoredJob) -> JobInfo:

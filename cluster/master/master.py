@@ -24,6 +24,7 @@ from msgspec import Struct
 from cluster.core import events
 from cluster.core.effects import (
     Admitted,
+    Announced,
     Effect,
     Ended,
     StoredJob,
@@ -157,6 +158,8 @@ class Master:
                     refusal = Refusal(effect.job, effect.kind, effect.reason, effect.other)
                     for session in self._concerned(effect):
                         self.sessions.refused(session, [refusal])
+                case Announced():
+                    LOG.warning("%s", effect.sentence)
                 case _:  # Wake
                     if self.board.placement.has_work():
                         self.mailboxes.wake_all()

@@ -53,7 +53,9 @@ class WorkDesk:
             if box.hello.name == hello.name and box.hello.worker not in master.board.workers:
                 master.mailboxes.remove(box.hello.worker)
         master.mailboxes.add(hello, wake)
-        master.decide(events.Register(hello.worker, hello.resources, hello.labels, held))
+        master.decide(
+            events.Register(hello.worker, hello.resources, hello.labels, held, hello.memory_room, hello.memory_most)
+        )
 
     def poll(self, worker: WorkerId, capacity: int) -> Poll:
         """At most `capacity` new leases, and the orders that wait. Raises `Refused` if the worker is unknown."""
@@ -112,7 +114,10 @@ class WorkDesk:
         box = self._master.mailboxes.get(worker)
         if box is not None:
             box.health = health
-        self._master.decide(events.Heartbeat(worker, tuple(slot.job for slot in health.slots if slot.job)))
+        running = tuple(slot.job for slot in health.slots if slot.job)
+        self._master.decide(
+            events.Heartbeat(worker, running, health.memory_room, health.memory_most, health.is_short_of_memory)
+        )
 
     def leave(self, worker: WorkerId) -> None:
         """Deregister; what it still held is given back without an attempt spent."""

@@ -460,6 +460,7 @@ class MemoryStore:
             attempts=outcome.attempts if outcome else len(failed) + bool(fence),
             failures=last.failures if last else 0,
             crashes=last.crashes if last else 0,
+            outgrown=last.outgrown if last else 0,
             progress=last.progress if last else b"",
             fence=fence,
             worker=worker,

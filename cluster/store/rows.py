@@ -56,6 +56,7 @@ class AttemptBody(Struct, frozen=True, array_like=True, gc=False):
     crashes: int
     due: float
     progress: bytes
+    outgrown: int = 0
 
 
 class FunctionBody(Struct, frozen=True, array_like=True, gc=False):
@@ -126,7 +127,7 @@ class Reader:
         return StoredJob(
             seq=seq, spec=spec, submitted=said_of_job.submitted, run=run, due=last.due, expires=said_of_job.expires,
             attempts=_attempts(failed_attempts, lease, outcome), failures=last.failures, crashes=last.crashes,
-            progress=last.progress, fence=lease, worker=worker, outcome=outcome,
+            outgrown=last.outgrown, progress=last.progress, fence=lease, worker=worker, outcome=outcome,
         )  # fmt: skip
 
     def outcome(self, seq: int, job: JobId, row: Sequence[Any]) -> Outcome:

@@ -125,7 +125,11 @@ class Scribe:
         seq, run, fence = record.seq, record.run, record.fence
         self._book.end(seq)
         self._saw(fence)
-        body = _encode(AttemptBody(record.certificate, record.failures, record.crashes, record.due, record.progress))
+        body = _encode(
+            AttemptBody(
+                record.certificate, record.failures, record.crashes, record.due, record.progress, record.outgrown
+            )
+        )
         mac = self._seal.over("attempts", seq, record.job, run, fence, body)
         rows.append(("attempt", seq, run, None, None, fence, None, None, body, None, None, mac))
         if record.output:

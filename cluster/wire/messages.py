@@ -26,6 +26,10 @@ class Health(Struct, frozen=True, gc=False, kw_only=True):
     load: tuple[float, float, float] = (0.0, 0.0, 0.0)
     memory_total: int = 0
     memory_available: int = 0
+    # What jobs with a memory limit may have in all now, and could have at most; 0: none can be held to one here.
+    memory_room: int = 0
+    memory_most: int = 0
+    is_short_of_memory: bool = False  # so little is left that it asks for less work
     disk_free: int = 0  # where the worker keeps its scratch folders
     network_sent: int = 0  # bytes since boot
     network_received: int = 0
@@ -42,6 +46,8 @@ class Hello(Struct, frozen=True, gc=False, kw_only=True):
     slots: int
     resources: tuple[tuple[str, int], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    memory_room: int = 0  # as in `Health`, when it registers
+    memory_most: int = 0
 
 
 class Poll(Struct, frozen=True, gc=False):
@@ -77,12 +83,13 @@ class WorkerInfo(Struct, frozen=True, gc=False, kw_only=True):
     name: str
     host: str
     pid: int
-    state: str  # "ready", "draining", "lost"
+    state: str  # "ready", "draining", "quarantined", "lost"
     slots: int
     running: int
     resources: tuple[tuple[str, int], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     health: Health = Health()
+    trouble: str = ""  # why it takes less work than it could
 
 
 class Stats(Struct, frozen=True, gc=False, kw_only=True):

@@ -66,6 +66,7 @@ class Task(Struct, frozen=True, array_like=True, gc=False):
     inputs: tuple[tuple[JobId, Payload], ...] = ()
     ranges: tuple[tuple[int, int], ...] = ()
     careful: bool = False
+    memory: int = 0
 
 
 class Finished(Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -101,7 +102,11 @@ class Said(Struct, frozen=True, array_like=True, tag=5, gc=False):
     note: str
 
 
-FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Said
+class TooFull(Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """Earlier jobs have left so much memory in the child that the one it took would pay for it: it ends itself."""
+
+
+FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Said | TooFull
 
 _ENCODER = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode

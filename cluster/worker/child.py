@@ -26,7 +26,7 @@ from msgspec import structs
 
 from cluster.core.records import Certificate, Fence, Report, Segment
 from cluster.wire import dependency
-from cluster.worker import isolation, job_context, output, scratch
+from cluster.worker import isolation, job_context, output, scratch, weighing
 from cluster.worker.channel import (
     Channel,
     Finished,
@@ -36,6 +36,7 @@ from cluster.worker.channel import (
     ItemStarted,
     Said,
     Task,
+    TooFull,
     decode_task,
     encode,
 )
@@ -90,6 +91,9 @@ class Child:
             fence = received[0]
             task = decode_task(received[1])
             del received  # it may be a gigabyte
+            if task.memory and self._jobs and weighing.is_too_full(task.memory):
+                self._send(fence, TooFull())
+                isolation.vanish()
             if self._functions.keep(task):
                 self._attempt(fence, task)
             else:

@@ -104,7 +104,7 @@ class _Share:
             body = blob.body if is_bringing else b""
             task = Task(
                 lease.job, lease.run, lease.attempt, lease.function, body, blob.reusable,
-                lease.args, lease.options.timeout, lease.inputs, lease.ranges, lease.careful,
+                lease.args, lease.options.timeout, lease.inputs, lease.ranges, lease.careful, lease.memory,
             )  # fmt: skip
             # Inputs are rare and may be large: not worth a sum.
             if len(lease.args) + len(body) > MAX_INLINE_BYTES or lease.inputs or not self._encode(lease, task):

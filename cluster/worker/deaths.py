@@ -79,7 +79,8 @@ class Deaths:
                 verdict = replace(verdict, reason=verdict.reason + threads.NEIGHBOURS.format(count=slot.threads))
             self._oom_kills = oom_kills
             cpu_seconds = max(0.0, news.cpu_seconds - slot.cpu_seconds)
-            self._blame(slot, verdict, (news.peak_memory, cpu_seconds), now)
+            peak_memory = max(news.peak_memory, slot.peak) if slot.limit else news.peak_memory
+            self._blame(slot, verdict, (peak_memory, cpu_seconds), now)
         is_clean = slot.jobs_done > 0 or slot.doom is not None or bool(slot.outstanding)
         if not is_clean:
             why = classify(news.status, is_out_of_memory=False).reason

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.wire.messages import Health, SlotHealth
+from cluster.worker.host_memory import HostMemory
 from cluster.worker.slot import NEVER, Slot
 
 if TYPE_CHECKING:
@@ -25,11 +26,10 @@ class HealthWatch:
         self._directory = directory
         self._processes: dict[int, psutil.Process] = {}
 
-    def look(self, slots: Sequence[Slot]) -> Health:
+    def look(self, slots: Sequence[Slot], memory: HostMemory) -> Health:
         """The host's health now. What can't be read is left at zero."""
         import psutil
 
-        memory = psutil.virtual_memory()
         network = psutil.net_io_counters(pernic=True).values()
         free = 0
         with contextlib.suppress(OSError):
@@ -37,8 +37,11 @@ class HealthWatch:
         return Health(
             cpu_percent=psutil.cpu_percent(interval=None),
             load=os.getloadavg(),
-            memory_total=memory.total,
-            memory_available=memory.available,
+            memory_total=memory.reading.total,
+            memory_available=memory.reading.available,
+            memory_room=memory.room,
+            memory_most=memory.most,
+            is_short_of_memory=memory.is_short,
             disk_free=free,
             network_sent=sum(card.bytes_sent for card in network),
             network_received=sum(card.bytes_recv for card in network),

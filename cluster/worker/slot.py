@@ -97,6 +97,10 @@ class Slot:
     look_at: float = NEVER  # when its output is looked at next
     told: int = 0  # how much of its output the master has been told
     tell_at: float = 0.0  # when it is told more, at the earliest
+    limit: int = 0  # bytes that it and what it starts may take; 0: no limit, and the next three mean nothing
+    used: int = 0  # when it was weighed last (see `memory`)
+    peak: int = 0
+    weigh_at: float = NEVER
     is_begun: bool = False  # the child was seen to have taken it; False: not looked yet
     is_next_due: bool = False  # a job has ended, and what is said above is still said of that one (see `catch_up`)
 
@@ -213,9 +217,12 @@ class Slot:
             self.flood = Flood()
         if now != NEVER:
             for sent in self.outstanding.values():  # the first of them
+                lease = sent.lease
                 self.started = now
                 self.look_at = now + LOOK_SECONDS
-                timeout = sent.lease.options.timeout
+                if lease.memory or self.limit:
+                    self.limit, self.used, self.peak, self.weigh_at = lease.memory, 0, 0, now
+                timeout = lease.options.timeout
                 self.deadline = NEVER if timeout is None else now + timeout
                 return
         self.started = self.deadline = self.look_at = NEVER

@@ -33,6 +33,7 @@ from cluster.worker.channel import (
     ItemStarted,
     Nonsense,
     Said,
+    TooFull,
     decode_from_child,
     open_received,
 )
@@ -255,6 +256,8 @@ class Slots:
         elif isinstance(message, FunctionMissing):
             slot.known.discard(head.function)
             self.put_back([slot.remove(fence, now)])
+        elif isinstance(message, TooFull):
+            self.put_back([slot.remove(fence, now)])  # for the next child: this one has ended by now
 
 
 def _fence(lease: Lease) -> Fence:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.core import policy
+from cluster.core.memory import size_text
 from cluster.core.records import Ending, Fence, Stop
 from cluster.worker import threads
 from cluster.worker.slot import NEVER, Doom, Phase, Slot
@@ -54,6 +55,23 @@ def time_out(slots: Slots, slot: Slot, now: float) -> None:
         seconds = lease.options.timeout
         what = f"item {slot.item} of it" if slot.item >= 0 else "it"
         slot.kill(Doom(Ending.TIMED_OUT, f"{what} ran longer than its timeout of {seconds:g} s and was killed"))
+    else:
+        slot.thaw()
+
+
+def outgrow(slots: Slots, slot: Slot, now: float) -> None:
+    """The job at the head of a slot, with all that it started, was weighed and is over its memory limit."""
+    lease = slot.head
+    if lease is None or not is_begun(slots, slot):
+        return  # it was not its own weight; the child will find itself too full for it
+    slot.freeze()
+    slots.receive(slot, now, EVERYTHING)
+    if slot.doom is not None:
+        return
+    if lease.fence in slot.outstanding:
+        took, limit = size_text(slot.used), size_text(slot.limit)
+        reason = f"it and what it had started took {took} of memory, more than its limit of {limit}, and were killed"
+        slot.kill(Doom(Ending.OUT_OF_MEMORY, reason))
     else:
         slot.thaw()
 

@@ -42,6 +42,7 @@ from cluster.worker.config import WorkerConfig
 from cluster.worker.deaths import Deaths
 from cluster.worker.figures import Statistics, look_at
 from cluster.worker.health import HealthWatch
+from cluster.worker.host_memory import HostMemory
 from cluster.worker.nursery_link import NurseryLink
 from cluster.worker.nursery_protocol import Died, Spawned, SpawnFailed
 from cluster.worker.outbox import Outbox
@@ -79,6 +80,8 @@ class Supervisor:
         self._slots.host = self._host
         self._deaths = Deaths(self._slots)
         self._health = HealthWatch(config.directory)
+        # Of several threads in one process none can be weighed, or killed, alone.
+        self._host_memory = HostMemory(is_limiting=not config.threads)
         self._held_up: list[Stop] = []  # orders to stop that wait for a starting child
 
         self._bell = Bell()
@@ -204,9 +207,11 @@ class Supervisor:
     def _register(self) -> None:
         config = self._config
         self._slots.worker = self._id
+        self._host_memory.look(self._slots.all, self._id)
         hello = Hello(
             worker=self._id, name=config.name, host=self._host, pid=os.getpid(), slots=config.slots,
             resources=config.resources, labels=config.labels,
+            memory_room=self._host_memory.room, memory_most=self._host_memory.most,
         )  # fmt: skip
         self._desk.register(hello, self.wake)
         self._last_heartbeat = time.monotonic()
@@ -251,6 +256,8 @@ class Supervisor:
         slots = self._slots
         is_rung, self._is_rung = self._is_rung, False
         room = 0 if self._is_draining else slots.room()
+        if room and self._host_memory.is_short:
+            room = self._host_memory.most_jobs(room, slots.all)
         if is_rung or (room and self._has_more and slots.has_hungry()):
             answer = self._desk.poll(self._id, room)
             if room:
@@ -270,8 +277,9 @@ class Supervisor:
     def _beat(self, now: float) -> None:
         self._deaths.look_at_oom_kills()
         self._heartbeat_at = now + self._interval_seconds
+        self._host_memory.look(self._slots.all, self._id)
         try:
-            self._desk.heartbeat(self._id, self._health.look(self._slots.all))
+            self._desk.heartbeat(self._id, self._health.look(self._slots.all, self._host_memory))
         except Refused:
             raise
         except Exception:

@@ -6,7 +6,7 @@ import os
 import select
 
 from cluster.wire.messages import Progress
-from cluster.worker import output, stopping, threads
+from cluster.worker import memory, output, stopping, threads
 from cluster.worker.slot import FLOOD_LOOK_SECONDS, LOOK_SECONDS, NEVER, Phase, Slot
 from cluster.worker.slots import Slots
 
@@ -61,6 +61,8 @@ def _check_busy(slots: Slots, slot: Slot, now: float, *, is_any_idle: bool) -> f
         soonest = min(soonest, now + QUEUE_LOOK_SECONDS)
     if now >= slot.look_at:
         _look(slots, slot, now)
+    if slot.limit and slot.outstanding:
+        soonest = min(soonest, memory.check(slots, slot, now))
     return min(soonest, slot.look_at)
 
 

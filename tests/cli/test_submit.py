@@ -102,6 +102,24 @@ def test_options_arrive_at_the_job(c: cluster.Cluster, call: Call) -> None:
     assert (info.attempts, info.failures) == (3, 2)  # one try, and two that the budget paid for
 
 
+def test_memory_may_be_given_once_or_several_times(call: Call) -> None:
+    told = call("submit", "--wait", "--memory", "200MB", "--memory", "1GB", "builtins:pow", "[2, 10]")
+    wrong = call("submit", "--memory", "2", "builtins:pow", "[2, 10]")
+
+    assert (told.status, told.lines) == (0, ["1024"])
+    assert wrong.status == 2
+    assert "option 'memory' can't be" in wrong.err
+
+
+def test_a_memory_limit_that_no_host_has_is_explained(c: cluster.Cluster, call: Call) -> None:
+    job = call("submit", "--memory", "900TB", "builtins:pow", "[2, 10]").out.strip()
+
+    told = call("job", "explain", job)
+
+    assert "its memory limit of 900 TB is more than any worker's host has" in told.out
+    assert c.job(job).cancel()
+
+
 def test_a_job_waits_for_the_jobs_named_in_after(c: cluster.Cluster, call: Call, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     first = call("submit", f"{TASKS}:wait_for_file", f'["{gate}"]').out.strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from msgspec import Struct
+from msgspec import Struct, structs
 
 import cluster
 from cluster.cli import find
@@ -55,3 +55,18 @@ def test_orders_to_a_worker_go_to_the_admin_desk(
 
     assert asked == [(command, WorkerArgs("local"))]
     assert told.out == f"local  {state}\n"
+
+
+def test_a_worker_s_trouble_is_told_below_the_list_and_when_it_is_shown(
+    c: cluster.Cluster, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (worker,) = c.workers()
+    ill = structs.replace(worker, state="quarantined", trouble="jobs fail there at once")
+    monkeypatch.setattr(cluster.Cluster, "workers", lambda _: [ill])
+
+    listed = call("worker", "list")
+    shown = call("worker", "show", "local")
+
+    assert "quarantined" in listed.lines[1]
+    assert listed.lines[-1] == "local: jobs fail there at once"
+    assert ["trouble", "jobs fail there at once"] in [line.split(maxsplit=1) for line in shown.lines]

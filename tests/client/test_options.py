@@ -54,6 +54,7 @@ def test_every_option_lands_in_its_field() -> None:
         "after": ["s-1"],
         "key": "k",
         "resources": {"gpu": 2, "disk": 1},
+        "memory": "2GB",
         "labels": {"zone": "lab"},
         "tags": ["b", "a", "b"],
         "result_ttl": "1d",
@@ -66,7 +67,7 @@ def test_every_option_lands_in_its_field() -> None:
     assert options.retry == RetryRule(max_retries=3)
     assert (options.timeout, options.result_ttl) == (600.0, 86400.0)
     assert (options.resources, options.labels) == ((("disk", 1), ("gpu", 2)), (("zone", "lab"),))
-    assert options.tags == ("b", "a")
+    assert (options.tags, options.memory) == (("b", "a"), (2 * 10**9,))
     assert (submission.at, submission.expires, submission.after, submission.key) == (
         when.timestamp(),
         3600.0,
@@ -77,7 +78,7 @@ def test_every_option_lands_in_its_field() -> None:
 
 
 def test_none_means_the_default_where_the_default_is_none() -> None:
-    given: dict[str, Any] = dict.fromkeys(("name", "timeout", "delay", "at", "expires", "key"))
+    given: dict[str, Any] = dict.fromkeys(("name", "timeout", "delay", "at", "expires", "key", "memory"))
 
     assert parse_options(given) == NO_OPTIONS
 
@@ -193,6 +194,36 @@ def test_delay_and_at_exclude_each_other() -> None:
         parse_options({"delay": 1, "at": datetime(2030, 1, 1, tzinfo=UTC)})
 
 
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        (200_000_000, (200_000_000,)),
+        ("200000000", (200_000_000,)),
+        ("2GB", (2 * 10**9,)),
+        ("1.5GiB", (3 * 2**29,)),
+        (("2GB", "4GB", 16 * 10**9), (2 * 10**9, 4 * 10**9, 16 * 10**9)),
+        (["2GB", "4GB"], (2 * 10**9, 4 * 10**9)),
+    ],
+)
+def test_memory_is_one_limit_or_several_that_grow(given: Any, limits: tuple[int, ...]) -> None:
+    assert parse_options({"memory": given}).options.memory == limits
+
+
+@pytest.mark.parametrize("given", [0, 1, -1, "49MB", (), ("4GB", "2GB"), ("2GB", "2GB"), ["50MB"] * 11, "lots", ""])
+def test_a_limit_that_cannot_be_meant_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"^option 'memory' can't be .*; write a "):
+        parse_options({"memory": given})
+
+
+@pytest.mark.parametrize("given", [1e9, True, b"2GB", {"2GB"}, (None,)])
+def test_a_limit_of_another_type_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"^option 'memory' takes a number of bytes, or a text like '500MB'"):
+        parse_options({"memory": given})
+
+
 # --- jobs to wait for ---------------------------------------------------------------------------------------------
 
 
@@ -293,7 +324,7 @@ def test_an_unknown_option_that_resembles_none_is_answered_with_all_of_them() ->
         parse_options({"zzz": 3})
 
 
-@pytest.mark.parametrize("name", ["memory", "echo", "idempotent"])
+@pytest.mark.parametrize("name", ["echo", "idempotent"])
 def test_an_option_of_a_later_version_says_so(name: str) -> None:
     with pytest.raises(TypeError, match=f"^option '{name}' is not there yet; leave it out$"):
         parse_options({name: 1})

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cluster.core import control, events
 from cluster.core.effects import (
     Admitted,
+    Announced,
     AttemptFailed,
     Effect,
     Ended,
@@ -175,7 +176,7 @@ class BoardMachine(RuleBasedStateMachine):
                     assert job.fence not in self.seen, "a fence was issued twice"
                     self.seen.add(job.fence)
                     self.issued.append((effect.worker, job.fence))
-        self.log += [effect for effect in effects if not isinstance(effect, TellRefused | TellStop | Wake)]
+        self.log += [effect for effect in effects if not isinstance(effect, TellRefused | TellStop | Announced | Wake)]
         return effects
 
     # --- jobs ----------------------------------------------------------------------------------------------------
@@ -183,23 +184,23 @@ class BoardMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         for worker in WORKERS:
-            self.handle(events.Register(worker, (("gpu", 1),)))
+            self.handle(events.Register(worker, (("gpu", 1),), memory_room=2, memory_most=2))
 
     @precondition(lambda self: not self.board.refusing)
     @rule(
         after=st.lists(PICK, max_size=2), retries=st.integers(0, 2), crash_limit=st.integers(0, 2),
-        priority=st.integers(0, 1), gpu=st.booleans(), delay=st.sampled_from([0.0, 0.0, 3.0]),
-        expires=st.sampled_from([None, None, 0.0, 5.0]),
+        priority=st.integers(0, 1), gpu=st.booleans(), memory=st.sampled_from([(), (), (1,), (1, 2)]),
+        delay=st.sampled_from([0.0, 0.0, 3.0]), expires=st.sampled_from([None, None, 0.0, 5.0]),
     )  # fmt: skip
     def submit(
-        self, *, after: list[int], retries: int, crash_limit: int, priority: int, gpu: bool, delay: float,
-        expires: float | None,
+        self, *, after: list[int], retries: int, crash_limit: int, priority: int, gpu: bool, memory: tuple[int, ...],
+        delay: float, expires: float | None,
     ) -> None:  # fmt: skip
         self.number += 1
         known = list(self.model.jobs)
         options = Options(
             retry=RetryRule(max_retries=retries, backoff=1.0), crash_limit=crash_limit, priority=priority,
-            resources=(("gpu", 1),) if gpu else (),
+            resources=(("gpu", 1),) if gpu else (), memory=memory,
         )  # fmt: skip
         names = tuple(dict.fromkeys(known[pick % len(known)] for pick in after)) if known else ()
         spec = JobSpec(f"j{self.number}", TASK.digest, b"", options, names, names, delay=delay, expires=expires)
@@ -306,7 +307,7 @@ class BoardMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def leave_and_return(self, worker: str) -> None:
         self.handle(events.Leave(worker))
-        self.handle(events.Register(worker, (("gpu", 1),)))
+        self.handle(events.Register(worker, (("gpu", 1),), memory_room=2, memory_most=2))
 
         self.forget_worker(worker)
         for job in self.model.jobs.values():
@@ -321,7 +322,7 @@ class BoardMachine(RuleBasedStateMachine):
         unheard = [fence for fence, lease in held.leases.items() if not lease.is_granted]
 
         self.handle(events.Tick())
-        self.handle(events.Register(worker, (("gpu", 1),)))
+        self.handle(events.Register(worker, (("gpu", 1),), memory_room=2, memory_most=2))
 
         self.model.expire(self.mono)
         for job in self.model.jobs.values():

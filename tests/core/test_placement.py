@@ -185,7 +185,7 @@ def test_a_job_that_was_cancelled_and_requeued_is_handed_out_once() -> None:
 
 
 def test_stale_entries_are_bounded() -> None:
-    lane = Lane(("default", (), ()))
+    lane = Lane(("default", (), (), 0))
     keeper = queued("keeper")
     lane.push(keeper)
 
@@ -201,7 +201,7 @@ def test_stale_entries_are_bounded() -> None:
 
 
 def test_a_rebuilt_lane_keeps_its_order_and_no_empty_priority() -> None:
-    lane = Lane(("default", (), ()))
+    lane = Lane(("default", (), (), 0))
     stale = [queued(options=Options(priority=priority)) for priority in range(MAX_STALE_ENTRIES)]
     kept = [queued("low", Options(priority=-3)), queued("a"), queued("b"), queued("high", Options(priority=1000))]
     for one in [*stale, *kept, kept[1]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.core import events
 from cluster.core.effects import (
+    Announced,
     AttemptFailed,
     Effect,
     Ended,
@@ -45,7 +46,7 @@ from tests.core.builders import (
 )
 from tests.sim.invariants import check_agreement, check_board
 
-TELLS = (TellRefused, TellAccepted, TellStop, TellGranted, TellAdmitted, Wake)
+TELLS = (TellRefused, TellAccepted, TellStop, TellGranted, TellAdmitted, Announced, Wake)
 
 
 class StoredScene(Scene):
@@ -324,3 +325,19 @@ def test_a_restart_says_no_more_than_the_board_has_decided() -> None:
     assert not every(Leased, effects)
     assert not every(GivenBack, effects)
     check_agreement(scene.board, scene.store)
+
+
+def test_a_limit_that_had_grown_has_grown_still_and_what_is_held_stays_promised() -> None:
+    scene = StoredScene()
+    scene.register(memory_room=10, memory_most=10)
+    scene.submit(spec("a", Options(memory=(2, 5))))
+    (fence,) = scene.poll()
+    scene.report(failure(fence, Ending.OUT_OF_MEMORY))
+    scene.tick(1.0)
+    (fence,) = scene.poll(at=1.0)
+
+    scene.restart(2.0, grace_seconds=10.0)
+
+    assert scene.job("a").outgrown == 1
+    assert scene.describe(fence).memory == 5
+    assert scene.board.workers[WORKER].promised == 5

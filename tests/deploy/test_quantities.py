@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.deploy.quantities import MAX_SIZE, read_delay, read_duration, read_size, write_duration
+from cluster.client.option_values import MAX_SIZE
+from cluster.deploy.quantities import read_delay, read_duration, read_size, write_duration
 
 
 @pytest.mark.parametrize(

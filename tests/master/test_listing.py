@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.core.records import JobInfo, Options
+from cluster.core.quarantine import MIN_JOBS
+from cluster.core.records import Ending, JobInfo, Options
 from cluster.core.states import JobState
 from cluster.errors import Refused
 from cluster.master import listing
-from cluster.wire.messages import Stats
+from cluster.wire.messages import Health, Stats
 from tests.core.builders import WORKER, failure, spec, success
 from tests.master.rig import HandStore, Rig
 
@@ -173,3 +174,51 @@ def test_a_worker_that_fell_silent_is_listed_as_lost(rig: Rig) -> None:
     (info,) = rig.jobs.workers()
     assert (info.state, info.running) == ("lost", 0)
     assert (rig.jobs.stats().workers, rig.jobs.stats().slots) == (0, 0)
+
+
+def test_a_quarantined_worker_is_listed_with_what_went_wrong_there(rig: Rig) -> None:
+    rig.submit(spec("good"))
+    rig.report(success(rig.poll()[0].fence))
+    for number in range(MIN_JOBS):
+        rig.submit(spec(f"bad{number}"))
+        rig.report(failure(rig.poll()[0].fence, Ending.CRASHED))
+
+    (info,) = listing.workers(rig.master)
+
+    assert (info.state, info.trouble) == ("quarantined", "jobs fail there at once, the last one because it crashed")
+
+
+def test_a_quarantine_and_its_end_are_one_line_each_in_the_log(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.submit(spec("good"))
+    rig.report(success(rig.poll()[0].fence))
+    for number in range(MIN_JOBS):
+        rig.submit(spec(f"bad{number}"))
+        rig.report(failure(rig.poll()[0].fence, Ending.CRASHED))
+    rig.tick(2.0)
+    rig.report(success(rig.poll()[0].fence))
+
+    told = [record.getMessage() for record in caplog.records if record.name == "cluster.master"]
+
+    assert len(told) == 2
+    assert told[0].startswith(f"worker {WORKER} is quarantined: ")
+    assert told[1] == f"worker {WORKER} is well again: its quarantine is lifted"
+
+
+def test_a_worker_on_a_host_short_of_memory_is_listed_as_such(rig: Rig) -> None:
+    rig.register()
+
+    rig.work.heartbeat(WORKER, Health(is_short_of_memory=True))
+
+    (info,) = listing.workers(rig.master)
+    assert (info.state, info.trouble) == ("ready", "its host is short of memory")
+
+
+def test_a_worker_s_memory_is_the_board_s_from_its_registration_on(rig: Rig) -> None:
+    rig.submit(spec("a", Options(memory=(5,))))
+    rig.register(memory_room=4, memory_most=9)
+    assert rig.poll() == []
+
+    rig.work.heartbeat(WORKER, Health(memory_room=5, memory_most=9))
+
+    (lease,) = rig.poll()
+    assert lease.memory == 5

@@ -40,6 +40,8 @@ def draw(name: str, earlier: list[JobId], world: World) -> JobSpec:
         crash_limit=0 if is_at_most_once else dice.choice((0, 1, 2, 5)),
         resources=RESOURCES if is_special and dice.random() < 0.4 else (),
         labels=LABELS if is_special and dice.random() < 0.3 else (),
+        # By the name and not by the dice.
+        memory=(1, 2) if sum(name.encode()) % 7 == 0 else (),
         result_ttl=SHORT_RETENTION_SECONDS if is_special and dice.random() < 0.2 else 1e9,
     )
     after = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cluster.core import events
 from cluster.core.board import Settings
-from cluster.core.effects import Effect
+from cluster.core.effects import Announced, Effect
 from cluster.master.committer import Then
 from cluster.master.jobs_desk import JobsDesk
 from cluster.master.master import Clock, Master
@@ -167,6 +167,10 @@ class Host:
 
         def watched(effects: list[Effect], then: Then | None = None) -> list[Effect]:
             self._history.decided(effects, self)
+            for effect in effects:
+                if isinstance(effect, Announced):
+                    self._world.note("announced", effect.sentence)
+                    self._world.counts["announced"] += 1
             self._decisions += 1
             return append(effects, then)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cluster.core.board import Board
 from cluster.core.chunks import decode_progress
 from cluster.core.job import Job
+from cluster.core.memory import limit_of
 from cluster.core.states import HELD, JobState
 from cluster.core.timers import Timer
 from tests.sim.world import Violation
@@ -68,11 +69,13 @@ def check_agreement(board: Board, store: MemoryStore) -> None:
     )
     for name, record in stored.items():
         job = live[name]
-        ours = (job.seq, job.run, job.attempts, job.failures, job.crashes, job.fence)
-        theirs = (record.seq, record.run, record.attempts, record.failures, record.crashes, record.fence)
+        ours = (job.seq, job.run, job.attempts, job.failures, job.crashes, job.outgrown, job.fence)
+        theirs = (
+            record.seq, record.run, record.attempts, record.failures, record.crashes, record.outgrown, record.fence,
+        )  # fmt: skip
         _require(
             ours == theirs,
-            f"job {name} is (seq, run, attempts, failures, crashes, fence) {ours} on the board, {theirs} in the store",
+            f"job {name} is (seq, run, attempts, failures, crashes, outgrown, fence) {ours} on the board, {theirs} in the store",
         )
         if job.chunk is not None and record.progress:
             _require(
@@ -121,6 +124,8 @@ def _check_leases(board: Board) -> None:
     for worker in board.workers.values():
         short = {name: free for name, free in worker.free.items() if free < 0}
         _require(not short, f"worker {worker.id} is overdrawn: {short}")
+        promised = sum(lease.memory for lease in worker.leases.values())
+        _require(promised == worker.promised, f"worker {worker.id} has promised {promised}, counted {worker.promised}")
 
 
 def _check_dependants(board: Board) -> None:
@@ -140,7 +145,7 @@ def _check_lanes(board: Board) -> None:
     for job in board.jobs.values():
         if job.is_in_lane:
             options = job.spec.options
-            queued[options.queue, options.resources, options.labels] += 1
+            queued[options.queue, options.resources, options.labels, limit_of(job)] += 1
     for key, lane in board.placement._lanes.items():
         _require(lane.live == queued[key], f"lane {key} counts {lane.live} jobs, there are {queued[key]}")
         _require(lane.live > 0, f"an empty lane {key} is kept")

@@ -74,6 +74,7 @@ class Run:
         return Hello(
             worker="", name=f"w{n}", host="host", pid=1, slots=self.world.dice.randint(1, 3),
             resources=(("gpu", self.world.dice.randint(1, 2)),) if has_all else (),
+            memory_room=2 if has_all else 1, memory_most=2 if has_all else 1,
             labels=catalogue.LABELS if has_all or self.world.dice.random() < 0.5 else (),
         )  # fmt: skip
 

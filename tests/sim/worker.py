@@ -346,6 +346,9 @@ class Worker:
         for name, amount in used.items():
             if amount > self._resources.get(name, 0):
                 self._history.fail("resources", f"{self.id} has {self._resources} and is given jobs for {used}")
+        memory = sum(attempt.lease.memory for attempt in self.held.values())
+        if memory > self._template.memory_most:
+            self._history.fail("memory", f"{self.id} has {self._template.memory_most} and is given jobs for {memory}")
 
     # --- attempts ------------------------------------------------------------------------------------------------------
 
@@ -363,8 +366,15 @@ class Worker:
     def _begin(self, attempt: Attempt) -> None:
         self._history.begun(attempt)
         seconds, report = attempts.play(attempt.lease, self._world.dice)
+        if self._is_broken():
+            self._world.counts["failed at once"] += 1
+            seconds, report = 0.001, attempts.killed(attempt.lease)
         life, fence = self._life, attempt.lease.fence
         self._world.after(seconds, lambda: self._finish(life, fence, report))
+
+    def _is_broken(self) -> bool:
+        """In one world of four the first host is one on which everything fails, until the faults stop."""
+        return not self._world.is_calm and self._world.seed % 4 == 1 and self._template.name == "w0"
 
     def _finish(self, life: int, fence: Fence, report: Report) -> None:
         if life != self._life or fence not in self.held:

@@ -26,7 +26,9 @@ def failed(
     seq: int, fence: int, *, run: int = 1, crashes: int = 1, output: bytes = b"", due: float = 0.0
 ) -> AttemptFailed:
     certificate = died(f"attempt under {fence} died")
-    return AttemptFailed(seq, f"job{seq}", run, fence, certificate, 0, crashes, due, b"progress", output)
+    # Ran out of memory each time but one, so that neither count passes for the other.
+    outgrown = crashes - 1
+    return AttemptFailed(seq, f"job{seq}", run, fence, certificate, 0, crashes, due, b"progress", output, outgrown)
 
 
 def ended(

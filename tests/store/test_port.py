@@ -39,7 +39,7 @@ FULL_SPEC = JobSpec(
     "full", DIGEST, b"args",
     Options(
         name="fit", queue="gpu", priority=-3, retry=RetryRule(max_retries=2, retry_on=("builtins.OSError",)),
-        crash_limit=0, timeout=1.5, resources=(("gpu", 2),), labels=(("zone", "lab"),), tags=("a", "b"), result_ttl=9.0,
+        crash_limit=0, timeout=1.5, resources=(("gpu", 2),), memory=(10**9,), labels=(("zone", "lab"),), tags=("a", "b"), result_ttl=9.0,
     ),
     after=("job1", "job2"), inputs=("job2",), delay=2.5, at=1e9, expires=7.5, key="once", items=3, batch="m", first=6,
 )  # fmt: skip
@@ -197,7 +197,8 @@ def test_a_failed_attempt_counts_and_ends_its_lease(store: Store) -> None:
 
     (job,) = live(reopen(store))
 
-    assert (job.attempts, job.crashes, job.due, job.progress) == (3, 2, 600.0, b"progress")
+    assert (job.attempts, job.crashes, job.outgrown) == (3, 2, 1)
+    assert (job.due, job.progress) == (600.0, b"progress")
     assert (job.fence, job.worker) == (11, "w#3")
 
 
