@@ -42,6 +42,7 @@ class SubmitOptions(TypedDict, total=False):
     labels: dict[str, str]
     tags: Iterable[str]
     result_ttl: Duration
+    echo: bool
 
 
 class Submission(Struct, frozen=True, gc=False, kw_only=True):
@@ -58,7 +59,7 @@ class Submission(Struct, frozen=True, gc=False, kw_only=True):
 NO_OPTIONS = Submission()
 
 # Of a later version, by the design; named, so that nobody searches for a spelling mistake.
-_LATER = frozenset({"memory", "echo", "idempotent"})
+_LATER = frozenset({"memory", "idempotent"})
 
 _RECORDED = MappingProxyType(
     {
@@ -71,6 +72,7 @@ _RECORDED = MappingProxyType(
         "labels": values.labels,
         "tags": values.tags,
         "result_ttl": values.duration,
+        "echo": values.switch,
     }
 )
 _SAID_ONCE = MappingProxyType(

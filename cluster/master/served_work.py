@@ -157,6 +157,8 @@ class ServedWorkDesk:
         """Take what a worker has to say; its reports are committed on return."""
         seat = self._seat(said.worker)
         seat.grant(said)
+        if said.begun:
+            self._work.begun(said.worker, said.begun)
         if said.progress:
             self._work.progress(said.worker, said.progress)
         if not (said.reports or said.stopped or said.given_back):

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from cluster.core.printed import Piece, Place
 from cluster.core.records import (
     Digest,
     Fence,
@@ -77,6 +78,7 @@ class Told(Struct, frozen=True):
     refused: tuple[Refusal, ...] = ()
     ended: tuple[Outcome, ...] = ()
     progress: tuple[Said, ...] = ()
+    printed: tuple[JobId, ...] = ()  # of jobs that are to be echoed: there is something to read
     is_gone: bool = False  # the master has no such session (any more): open another one
 
 
@@ -104,6 +106,14 @@ class JobArgs(Struct, frozen=True):
     """One job."""
 
     job: JobId
+
+
+class ReadOutput(Struct, frozen=True):
+    """What a job printed after a place; an answer without text after at most `timeout` seconds."""
+
+    job: JobId
+    place: Place = Place()
+    timeout: float = 0.0
 
 
 class Page(Struct, frozen=True):
@@ -196,6 +206,7 @@ class Tell(Struct, frozen=True):
     stopped: tuple[Fence, ...] = ()
     given_back: tuple[Fence, ...] = ()
     progress: tuple[Progress, ...] = ()
+    begun: tuple[Fence, ...] = ()  # attempts that have been running for a while
     credit: int | None = None
     number: int = 1
     turn: int = 0
@@ -274,6 +285,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "page"): Call(Page, PageOfJobs, _CLIENTS),
     ("jobs", "history"): Call(JobArgs, JobHistory, _CLIENTS),
     ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS),
+    ("jobs", "read_output"): Call(ReadOutput, Piece, _CLIENTS),
     ("jobs", "explain"): Call(JobArgs, str, _CLIENTS),
     ("jobs", "requeue"): Call(Requeue, tuple[JobInfo, ...], _CLIENTS, is_once=True),
     ("jobs", "purge"): Call(Purge, int, _CLIENTS),

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from cluster.core.printed import Piece, Place
 from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
 from cluster.errors import MasterUnavailable
 from cluster.wire import calls
@@ -150,6 +151,11 @@ class RemoteJobsDesk:
         """See `JobsDesk.output`."""
         output: bytes = self._ask("output", calls.JobArgs(job))
         return output
+
+    def read_output(self, job: JobId, place: Place, timeout: float) -> Piece:
+        """See `JobsDesk.read_output`."""
+        piece: Piece = self._ask("read_output", calls.ReadOutput(job, place, timeout))
+        return piece
 
     def explain(self, job: JobId) -> str:
         """See `JobsDesk.explain`."""

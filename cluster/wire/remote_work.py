@@ -161,6 +161,10 @@ class RemoteWorkDesk:
         """As `report`, but not worth telling twice."""
         self._say(worker, lambda untold: untold.progress.extend(progress))
 
+    def begun(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
+        """As `progress`."""
+        self._say(worker, lambda untold: untold.begun.extend(fences))
+
     def heartbeat(self, worker: WorkerId, health: Health) -> None:
         """Have it sent. Raises `Refused` once the worker's leases may be void."""
         with self._changed:
@@ -355,6 +359,8 @@ class RemoteWorkDesk:
                 pause_seconds = min(max(2 * pause_seconds, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
                 self._on_failure(life, error)
                 with self._changed:
+                    if life == self._life:
+                        self._untold.untold(said)
                     self._changed.wait_for(lambda: self._is_closed, pause_seconds)
             else:
                 pause_seconds = 0.0

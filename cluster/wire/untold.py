@@ -21,20 +21,21 @@ MAX_PROGRESS = 1000
 
 @dataclass(slots=True)
 class Untold:
-    """Reports, confirmations, give-backs and progress, in order."""
+    """Reports, confirmations, give-backs and progress, in order; and what runs."""
 
     reports: list[Report] = field(default_factory=list)
     stopped: list[Fence] = field(default_factory=list)
     given_back: list[Fence] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
+    begun: list[Fence] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """Nothing is left to tell."""
-        return not (self.reports or self.stopped or self.given_back or self.progress)
+        return not (self.reports or self.stopped or self.given_back or self.progress or self.begun)
 
     def batch(self, worker: WorkerId, credit: int, number: int, *, turn: int = 0) -> Tell:
-        """What the next call says. Progress leaves the list with it: it is not worth telling twice."""
+        """What the next call says. What only watchers want leaves the list with it (but see `untold`)."""
         reports: list[Report] = []
         size = 0
         for report in self.reports[:MAX_BATCH_REPORTS]:
@@ -43,6 +44,7 @@ class Untold:
                 break
             reports.append(report)
         progress, self.progress = _newest(self.progress), []
+        begun, self.begun = self.begun[-MAX_PROGRESS:], []
         # A stop is confirmed, and a slot's room offered, only once the reports before it are told.
         is_whole = len(reports) == len(self.reports)
         return Tell(
@@ -51,6 +53,7 @@ class Untold:
             stopped=tuple(self.stopped) if is_whole else (),
             given_back=tuple(self.given_back) if is_whole else (),
             progress=tuple(progress),
+            begun=tuple(begun),
             credit=credit,
             number=number,
             turn=turn,
@@ -62,6 +65,10 @@ class Untold:
         del self.stopped[: len(said.stopped)]
         del self.given_back[: len(said.given_back)]
         return {*said.stopped, *said.given_back, *(report.fence for report in said.reports)}
+
+    def untold(self, said: Tell) -> None:
+        """A batch may not have arrived. Output is told again, for whoever reads along; the rest was only for then."""
+        self.progress[:0] = [word for word in said.progress if word.output]
 
     def refuse(self, lease: Lease, reason: str) -> None:
         """Say of a lease that it can't be run here."""

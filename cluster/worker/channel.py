@@ -100,7 +100,14 @@ class Said(Struct, frozen=True, array_like=True, tag=5, gc=False):
     note: str
 
 
-FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Said
+class Printed(Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """What a job in a thread has printed, from its byte `offset` on; of a process the supervisor has the file."""
+
+    text: bytes
+    offset: int
+
+
+FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Said | Printed
 
 _ENCODER = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode

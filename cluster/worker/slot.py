@@ -36,6 +36,8 @@ FREEZE_POLL_SECONDS = 50e-6
 # A job's output is looked at when it has run for so long, and then as often; a flood is looked at more often.
 LOOK_SECONDS = 0.05
 FLOOD_LOOK_SECONDS = 0.01
+# In place of how much of its output was told: the master has not been told yet that the job runs.
+UNTOLD = -1
 
 
 class Phase(Enum):
@@ -62,6 +64,7 @@ class Sent(Struct, gc=False):
     lease: Lease
     estimate: float  # seconds
     since: float  # monotonic; a thread takes it at once
+    is_told: bool = False  # in a thread: the master knows that it runs
 
 
 @dataclass(slots=True)
@@ -92,7 +95,7 @@ class Slot:
     segments: list[Segment] = field(default_factory=list)
     flood: Flood = field(default_factory=Flood)
     look_at: float = NEVER  # when its output is looked at next
-    told: int = 0  # how much of its output the master has been told
+    told: int = UNTOLD  # how much of its output the master has been told
     tell_at: float = 0.0  # when it is told more, at the earliest
     is_begun: bool = False  # the child was seen to have taken it; False: not looked yet
 
@@ -194,7 +197,7 @@ class Slot:
         """Set the clocks for the job at the head. A child takes its next job at once, so no message is needed."""
         self.item = -1
         self.is_begun = False
-        self.told = 0
+        self.told = UNTOLD
         if self.segments:
             self.segments = []
         if self.flood.taken:

@@ -53,6 +53,9 @@ class Line:
     def progressed(self, job: JobId, progress: Progress) -> None:
         """See `Sink`."""
 
+    def printed(self, job: JobId) -> None:
+        """See `Sink`."""
+
 
 class Client:
     """One user's program."""

@@ -57,6 +57,9 @@ class Sink:
     def progressed(self, job: JobId, progress: Progress) -> None:
         self.heard.append(f"progressed {job}")
 
+    def printed(self, job: JobId) -> None:
+        self.heard.append(f"printed {job}")
+
 
 class Small:
     """A master on a store, driven by hand, and one worker that registered once."""

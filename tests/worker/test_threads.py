@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.core.records import Ending
 from cluster.worker.job_context import current_job
-from cluster.worker.threaded_child import Printed
+from cluster.worker.threaded_child import Written
 from tests.worker.recording_desk import RecordingDesk, a_worker
 
 
@@ -187,7 +187,7 @@ def test_a_process_of_threads_is_replaced_after_so_many_jobs_too() -> None:
 
 
 def test_of_a_long_text_both_ends_are_kept() -> None:
-    printed, short = Printed(100), Printed(100)
+    printed, short = Written(100, lambda: None), Written(100, lambda: None)
     for number in range(1000):
         printed.add(f"{number:04}\n")
     short.add("all of it")
