@@ -159,7 +159,8 @@ class ServedWorkDesk:
         seat.grant(said)
         if said.begun:
             self._work.begun(said.worker, said.begun)
-        if said.progress:
+        # One that was on its way while the worker registered: it says all that was printed again, and that comes first.
+        if said.progress and said.number == seat.number:
             self._work.progress(said.worker, said.progress)
         if not (said.reports or said.stopped or said.given_back):
             return

@@ -244,6 +244,7 @@ class RemoteWorkDesk:
             if life != self._life:
                 return
             self._is_registered = True
+            self._untold.say_again()
             self._seen = 0
             # The master counts anew.
             self._credit, self._told_credit, self._received = max(0, self._credit - self._received), 0, 0
@@ -360,7 +361,7 @@ class RemoteWorkDesk:
                 self._on_failure(life, error)
                 with self._changed:
                     if life == self._life:
-                        self._untold.untold(said)
+                        self._untold.say_again()
                     self._changed.wait_for(lambda: self._is_closed, pause_seconds)
             else:
                 pause_seconds = 0.0

@@ -17,6 +17,8 @@ MAX_BATCH_BYTES = 4 << 20
 MAX_BATCH_REPORTS = 2000
 # What nobody could tell for so long is not worth telling; the newest is.
 MAX_PROGRESS = 1000
+# Of one running attempt's output, to be told again.
+MAX_SPOKEN_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -28,6 +30,8 @@ class Untold:
     given_back: list[Fence] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     begun: list[Fence] = field(default_factory=list)
+    # What running attempts have printed, as it was told: its end, for a master that has not heard it or is another one.
+    spoken: dict[Fence, Progress] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -35,7 +39,7 @@ class Untold:
         return not (self.reports or self.stopped or self.given_back or self.progress or self.begun)
 
     def batch(self, worker: WorkerId, credit: int, number: int, *, turn: int = 0) -> Tell:
-        """What the next call says. What only watchers want leaves the list with it (but see `untold`)."""
+        """What the next call says. What only watchers want leaves the list with it; of output see `say_again`."""
         reports: list[Report] = []
         size = 0
         for report in self.reports[:MAX_BATCH_REPORTS]:
@@ -45,6 +49,9 @@ class Untold:
             reports.append(report)
         progress, self.progress = _newest(self.progress), []
         begun, self.begun = self.begun[-MAX_PROGRESS:], []
+        for word in progress:
+            if word.output:
+                self._note_spoken(word)
         # A stop is confirmed, and a slot's room offered, only once the reports before it are told.
         is_whole = len(reports) == len(self.reports)
         return Tell(
@@ -64,11 +71,28 @@ class Untold:
         del self.reports[: len(said.reports)]
         del self.stopped[: len(said.stopped)]
         del self.given_back[: len(said.given_back)]
-        return {*said.stopped, *said.given_back, *(report.fence for report in said.reports)}
+        over = {*said.stopped, *said.given_back, *(report.fence for report in said.reports)}
+        if self.spoken:
+            for fence in over:
+                self.spoken.pop(fence, None)
+        return over
 
-    def untold(self, said: Tell) -> None:
-        """A batch may not have arrived. Output is told again, for whoever reads along; the rest was only for then."""
-        self.progress[:0] = [word for word in said.progress if word.output]
+    def say_again(self) -> None:
+        """A batch may not have arrived, or the master is another one: have it told what running attempts have printed.
+
+        Each word says where it belongs, so one that comes twice does no harm. The rest of progress was only for then.
+        """
+        self.progress[:0] = self.spoken.values()
+        self.spoken.clear()
+
+    def _note_spoken(self, word: Progress) -> None:
+        known = self.spoken.get(word.fence)
+        if known is not None and known.offset + len(known.output) == word.offset:
+            start = max(known.offset, word.offset + len(word.output) - MAX_SPOKEN_BYTES)
+            word = Progress(
+                word.fence, 0.0, 0.0, output=(known.output + word.output)[start - known.offset :], offset=start
+            )
+        self.spoken[word.fence] = word
 
     def refuse(self, lease: Lease, reason: str) -> None:
         """Say of a lease that it can't be run here."""

@@ -143,7 +143,6 @@ def _serve(config: WorkerProcessConfig, address: Address, key: Secret, scratch: 
     def on_welcome(welcome: Welcome) -> None:
         for supervisor in supervisors:
             supervisor.beat_every(welcome.heartbeat_interval_seconds)
-            supervisor.tell_output_again()
 
     caller = connect_desk("work", address, Role.WORKER, key, patience_seconds=CALL_PATIENCE_SECONDS)
     desk = RemoteWorkDesk(caller, on_welcome)

@@ -100,7 +100,6 @@ class Supervisor:
         self._interval_seconds = config.heartbeat_interval_seconds
         self._heartbeat_at = 0.0
         self._last_heartbeat = 0.0
-        self._is_telling_again = False
         self._pause_seconds = 0.0
         self._nurseries = 0
         self._nursery_started = 0.0
@@ -162,10 +161,6 @@ class Supervisor:
         self._interval_seconds = seconds
         self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + seconds)
         self.wake()
-
-    def tell_output_again(self) -> None:
-        """The master has forgotten what running jobs printed. From any thread."""
-        self._is_telling_again = True
 
     def slot_pids(self) -> list[int]:
         """The process of each slot; 0 where there is none at the moment."""
@@ -234,9 +229,6 @@ class Supervisor:
         if now >= self._nursery_at:
             self._start_nursery(now)
         if now >= self._check_at and self._nursery_at == NEVER:
-            if self._is_telling_again:
-                self._is_telling_again = False
-                watch.tell_output_again(slots)
             self._check_at = watch.check(slots, now)
         self._outbox.flush(self._desk, self._id)
         self._take_work(now)

@@ -100,9 +100,3 @@ def _tell_output(slots: Slots, slot: Slot, now: float) -> None:
     slot.told = offset + len(text)
     slot.tell_at = now + TELL_SECONDS
     slots.outbox.progress.append(Progress(head.fence, 0.0, 0.0, output=text, offset=offset))
-
-
-def tell_output_again(slots: Slots) -> None:
-    """The master is another one, and has heard nothing of what jobs have printed so far."""
-    for slot in slots.all:
-        slot.told = min(slot.told, 0)
