@@ -40,6 +40,7 @@ from cluster.worker.channel import (
 from cluster.worker.functions import Functions
 from cluster.worker.isolation import Descriptors
 from cluster.worker.job_context import JobContext
+from cluster.worker.leftovers import Leftovers
 from cluster.worker.nursery_protocol import Setup
 from cluster.worker.running import Ended, run_call, run_carefully, run_chunk
 
@@ -62,6 +63,7 @@ class Child:
         self._channel = Channel(socket.socket(fileno=kept.socket))
         self._functions = Functions()
         self._streams = isolation.open_streams()
+        self._leftovers = Leftovers()
         self._scratch = scratch.folder_of(setup.scratch, self._pid) if setup.scratch else ""
         self._umask = os.umask(MAX_JOB_UMASK)
         os.umask(self._umask)
@@ -92,6 +94,8 @@ class Child:
 
     def _attempt(self, fence: Fence, task: Task) -> None:
         started = time.time()
+        if self._leftovers.is_any:
+            os.ftruncate(self._kept.output, 0)  # printed since the last job: nobody's
         self._begin(fence, task, started)
         clock = time.perf_counter()
         ended = self._run(fence, task)
@@ -104,6 +108,7 @@ class Child:
         if self._scratch and not scratch.empty(self._scratch):
             isolation.renew_directory(self._kept.directory, self._scratch)
         printed = self._collect_output()
+        self._leftovers.look(self._streams)
         certificate, segments = ended.certificate, ended.segments
         self._unmeasured_seconds += seconds
         cpu_seconds = 0.0

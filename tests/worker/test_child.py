@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.core.printed import runs_of
 from cluster.core.records import Ending
 from cluster.worker.job_context import current_job
+from cluster.worker.leftovers import MARK
 from tests.worker.gate import Gate
 from tests.worker.recording_desk import RecordingDesk, a_worker
 
@@ -107,6 +111,86 @@ def test_a_flood_neither_blocks_the_job_nor_fills_memory(desk: RecordingDesk) ->
     report = desk.reports[fence]
     assert report.output.endswith(b"xthe end")
     assert len(report.output) < 66_000
+
+
+def test_a_flood_without_an_end_of_line_is_read_along_from_both_ends_and_the_job_is_not_held_up(
+    desk: RecordingDesk,
+) -> None:
+    def flood() -> int:
+        for number in range(1024):
+            os.write(1, b"%05d" % number + b"x" * ((1 << 20) - 5))
+        return os.fstat(1).st_size
+
+    fence = desk.put(flood)
+
+    assert desk.result_of(fence) < 1 << 30
+    output = desk.reports[fence].output
+    runs = runs_of(output)
+    assert output.startswith(b"00000xxx")
+    assert [len(run) for _, run in runs] == [16384, 49152]
+    heard = [word for word in desk.heard if word.fence == fence]
+    assert all(len(word.output) <= 65536 for word in heard)
+    assert all(one.offset + len(one.output) <= other.offset for one, other in itertools.pairwise(heard))
+
+
+def test_control_characters_and_nul_are_kept_as_they_are(desk: RecordingDesk) -> None:
+    text = "\0nul \x1b[31mred\x1b[0m \x07\r\x08 \u202e\n"
+
+    assert output_of(desk, desk.put(functools.partial(print, text, end=""))) == text.encode()
+
+
+def test_what_c_code_prints_while_descriptors_are_closed_or_full_of_junk_harms_nobody(desk: RecordingDesk) -> None:
+    def close_and_print() -> int:
+        import ctypes
+
+        os.close(1)
+        os.close(2)
+        return int(ctypes.CDLL(None).puts(b"nowhere"))
+
+    assert desk.report_of(desk.put(close_and_print)).ending is Ending.SUCCEEDED
+    assert output_of(desk, desk.put(print, "next")) == b"next\n"
+
+
+def test_a_thread_that_prints_after_its_job_is_marked_and_what_it_prints_between_jobs_is_nobody_s(
+    desk: RecordingDesk, tmp_path: Path
+) -> None:
+    between, during = Gate(tmp_path), Gate(tmp_path)
+    told = Gate(tmp_path)
+
+    def leave_a_thread() -> None:
+        def linger() -> None:
+            between.pass_through()
+            print("between")
+            told.tell(1)
+            during.pass_through()
+            print("du", end="")
+            print("ring\nlater")
+            told.tell(2)
+
+        threading.Thread(target=linger, daemon=True).start()
+        print("first")
+
+    first = output_of(desk, desk.put(leave_a_thread))
+    between.wait_entered()
+    between.release()
+    assert told.wait_entered() == 1
+    during.wait_entered()
+    job = Gate(tmp_path)
+    fence = desk.put(print_around, job)
+    job.wait_entered()
+    during.release()
+    assert told.wait_entered() == 2
+    job.release()
+
+    assert first == b"first\n"
+    assert output_of(desk, fence) == b"begins\n%bduring\n%blater\nends\n" % (MARK.encode(), MARK.encode())
+    assert output_of(desk, desk.put(print, "third")) == b"third\n"
+
+
+def print_around(gate: Gate) -> None:
+    print("begins")
+    gate.pass_through()
+    print("ends")
 
 
 def test_the_words_of_a_job_that_died_are_kept(desk: RecordingDesk) -> None:
