@@ -117,6 +117,9 @@ class Child:
             self._cpu_seconds = cpu_seconds = time.process_time()
             used += cpu_seconds
             self._unmeasured_seconds = 0.0
+            # No shorter job has started a process.
+            if self._leftovers.hold(self._kept.output):
+                self._renew_output(fence)
         if certificate is not None:
             certificate = self._complete(certificate, task, (started, seconds, used), printed)
             segments = tuple(self._signed(segment, task) for segment in segments)
@@ -182,6 +185,17 @@ class Child:
             self._streams = isolation.open_streams()
         size = output.size_of(self._kept.output)
         return output.take(self._kept.output, size, self._setup.max_output_bytes) if size else b""
+
+    def _renew_output(self, fence: Fence) -> None:
+        """Print into another file from now on: processes that the job left behind go on writing into this one."""
+        try:
+            renewed = output.make_file()
+        except OSError:  # no memory, no descriptors: better a stranger's words in a job's output than no job
+            return
+        os.dup2(renewed, self._kept.output, inheritable=False)
+        isolation.restore_standard_descriptors(self._kept.output)
+        self._channel.send_output(fence, renewed)
+        os.close(renewed)
 
     def _complete(
         self, certificate: Certificate, task: Task, spent: tuple[float, float, float], printed: bytes

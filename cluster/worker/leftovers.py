@@ -3,12 +3,17 @@
 Threads can't be killed, and some are meant to stay (a library's pool), so what a thread of an earlier job prints is kept
 in the output of whichever job is in hand, each line marked. What was printed while no job was in hand is dropped. Python
 code is told apart by the thread that calls a stream's `write`; what such a thread has C code or `os.write` print is not.
+
+Processes go on writing into the file that they were given; so the jobs after them are given another one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 MARK = "[a thread of an earlier job] "
@@ -20,6 +25,7 @@ class Leftovers:
     def __init__(self) -> None:
         self._threads: frozenset[int] = frozenset()  # by the kernel's number: Python's is soon another thread's
         self._is_mid_line: set[int] = set()
+        self._processes: frozenset[str] = frozenset()  # children that don't write into the present output file
 
     @property
     def is_any(self) -> bool:
@@ -40,6 +46,18 @@ class Leftovers:
                 # On the object, for a logger or a thread may hold it; and only now, for it costs each print.
                 stream.write = self._marking(stream.write)  # type: ignore[method-assign]
 
+    def hold(self, output: int) -> bool:
+        """Whether a process that was started here, or its orphan, still has the output file as its own."""
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # there is none, the usual case
+            return False
+        children = _children()
+        held = os.fstat(output)
+        is_held = any(_writes_into(child, held) for child in children - self._processes)
+        self._processes = children  # if it is held, these don't write into the next file
+        return is_held
+
     def _marking(self, write: Callable[[str], int]) -> Callable[[str], int]:
         def marked(text: str) -> int:
             number = threading.get_native_id()
@@ -56,3 +74,20 @@ class Leftovers:
             return len(text)
 
         return marked
+
+
+def _children() -> frozenset[str]:
+    """The pids of this process's children, the orphans among its descendants too."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended, or a kernel that does not tell
+            found.update((task / "children").read_text().split())
+    return frozenset(found)
+
+
+def _writes_into(pid: str, held: os.stat_result) -> bool:
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # it has ended, or has closed that
+            if os.path.samestat(Path(f"/proc/{pid}/fd/{descriptor}").stat(), held):
+                return True
+    return False

@@ -18,6 +18,8 @@ IDLE_SECONDS = 0.001
 QUEUE_LOOK_SECONDS = 0.002
 # A lease that finds no slot for so long is given back: another worker may have one, or a more urgent job come first.
 MAX_BACKLOG_SECONDS = 0.02
+# How often files are emptied into which processes write that jobs have left behind.
+LEFT_LOOK_SECONDS = 0.5
 # How often what a job prints is told to the master, at most.
 TELL_SECONDS = 0.2
 # Of one job, each time.
@@ -31,6 +33,8 @@ def check(slots: Slots, now: float) -> float:
     is_any_idle = any(slot.is_open and not slot.outstanding for slot in slots.all)
     soonest = NEVER
     for slot in slots.all:
+        if slot.left_outputs:
+            soonest = min(soonest, _relieve_left(slot, now))
         if slot.phase is Phase.VACANT:
             if now >= slot.respawn_at:
                 slots.spawn(slot)
@@ -78,6 +82,17 @@ def _look(slots: Slots, slot: Slot, now: float) -> None:
     slot.look_at = now + (FLOOD_LOOK_SECONDS if slot.flood.taken > before else LOOK_SECONDS)
     if now - slot.started > MAX_UNTAKEN_SECONDS and not slot.is_begun:
         stopping.is_begun(slots, slot)
+
+
+def _relieve_left(slot: Slot, now: float) -> float:
+    """Empty the files into which processes write that jobs have left behind; when to look again."""
+    if now >= slot.relieve_at:
+        sizes = [output.size_of(descriptor) for descriptor in slot.left_outputs]
+        for descriptor in slot.left_outputs:
+            os.ftruncate(descriptor, 0)
+        is_flood = max(sizes) > output.MAX_FILE_BYTES
+        slot.relieve_at = now + (FLOOD_LOOK_SECONDS if is_flood else LEFT_LOOK_SECONDS)
+    return slot.relieve_at
 
 
 def _tell_output(slots: Slots, slot: Slot, now: float) -> None:

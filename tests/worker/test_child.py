@@ -10,17 +10,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster.core.printed import runs_of
 from cluster.core.records import Ending
 from cluster.worker.job_context import current_job
 from cluster.worker.leftovers import MARK
-from tests.worker.gate import Gate
+from tests.worker.gate import DEADLINE_SECONDS, Gate
 from tests.worker.recording_desk import RecordingDesk, a_worker
 
 
@@ -185,6 +187,86 @@ def test_a_thread_that_prints_after_its_job_is_marked_and_what_it_prints_between
     assert first == b"first\n"
     assert output_of(desk, fence) == b"begins\n%bduring\n%blater\nends\n" % (MARK.encode(), MARK.encode())
     assert output_of(desk, desk.put(print, "third")) == b"third\n"
+
+
+def test_a_process_that_prints_after_its_job_is_nobody_s_and_fills_no_memory(
+    desk: RecordingDesk, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+
+    def leave_a_daemon(gate: Gate) -> None:
+        program = f"while ! test -e {go}; do sleep 0.01; done; echo from a daemon; echo done > {tmp_path}/said; cat"
+        daemon = f"(setsid sh -c '{program}' < /dev/zero &)"  # its `cat` floods for ever
+        subprocess.run(["/bin/sh", "-c", daemon], check=True)
+        print("first")
+        gate.pass_through()
+
+    gate, other = Gate(tmp_path), Gate(tmp_path)
+    first = desk.put(leave_a_daemon, gate)
+    gate.wait_entered()
+    gate.release()
+    assert output_of(desk, first) == b"first\n"
+    fence = desk.put(print_around, other)
+    pid = other.wait_entered()
+
+    go.touch()
+    wait_for((tmp_path / "said").exists)
+    daemon = psutil.Process(pid).children()[-1]
+    wait_for(lambda: size_of(daemon, 1) > 0)
+    wait_for(lambda: size_of(daemon, 1) < 8 << 20)
+    other.release()
+
+    assert output_of(desk, fence) == b"begins\nends\n"
+    assert output_of(desk, desk.put(print, "third")) == b"third\n"
+    for process in (*daemon.children(), daemon):
+        process.kill()
+
+
+def size_of(process: psutil.Process, descriptor: int) -> int:
+    return Path(f"/proc/{process.pid}/fd/{descriptor}").stat().st_size
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)  # sleeps because there is nothing to wait on: the other side is a shell script
+
+
+def test_a_child_with_very_many_processes_left_behind_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.worker.slot.MAX_LEFT_OUTPUTS", 3)
+
+    def leave_one() -> int:
+        subprocess.run(["/bin/sh", "-c", "(setsid sleep 100 &)"], check=True)
+        return os.getpid()
+
+    with a_worker(slots=1) as (desk, _):
+        pids = [desk.result_of(desk.put(leave_one)) for _ in range(7)]
+
+        assert pids == [pids[0]] * 3 + [pids[3]] * 3 + [pids[6]]
+        assert len(set(pids)) == 3
+        assert desk.result_of(desk.put(os.getpid)) == pids[6]
+
+
+def test_a_helper_that_prints_elsewhere_keeps_the_output_file(desk: RecordingDesk) -> None:
+    def keep_a_helper() -> int:
+        helper = subprocess.Popen(["/bin/sleep", "100"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        functools.kept_by_the_test = helper  # type: ignore[attr-defined]
+        return os.fstat(1).st_ino
+
+    def look_again() -> int:
+        time.sleep(0.01)  # sleeps because only a job of some length is looked at
+        return os.fstat(1).st_ino
+
+    def let_go() -> int:
+        helper = functools.kept_by_the_test  # type: ignore[attr-defined]
+        helper.kill()
+        helper.wait()
+        return os.fstat(1).st_ino
+
+    files = [desk.result_of(desk.put(job)) for job in (keep_a_helper, look_again, let_go)]
+
+    assert len(set(files)) == 1
 
 
 def print_around(gate: Gate) -> None:
