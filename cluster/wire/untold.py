@@ -17,8 +17,9 @@ MAX_BATCH_BYTES = 4 << 20
 MAX_BATCH_REPORTS = 2000
 # What nobody could tell for so long is not worth telling; the newest is.
 MAX_PROGRESS = 1000
-# Of one running attempt's output, to be told again.
+# Of one running attempt's output, to be told again; and of all of them: beyond, who spoke first is forgotten.
 MAX_SPOKEN_BYTES = 64 * 1024
+MAX_ALL_SPOKEN_BYTES = 16 << 20
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class Untold:
     begun: list[Fence] = field(default_factory=list)
     # What running attempts have printed, as it was told: its end, for a master that has not heard it or is another one.
     spoken: dict[Fence, Progress] = field(default_factory=dict)
+    spoken_bytes: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -73,8 +75,8 @@ class Untold:
         del self.given_back[: len(said.given_back)]
         over = {*said.stopped, *said.given_back, *(report.fence for report in said.reports)}
         if self.spoken:
-            for fence in over:
-                self.spoken.pop(fence, None)
+            for fence in over & self.spoken.keys():
+                self._forget_spoken(fence)
         return over
 
     def say_again(self) -> None:
@@ -84,15 +86,24 @@ class Untold:
         """
         self.progress[:0] = self.spoken.values()
         self.spoken.clear()
+        self.spoken_bytes = 0
 
     def _note_spoken(self, word: Progress) -> None:
         known = self.spoken.get(word.fence)
-        if known is not None and known.offset + len(known.output) == word.offset:
-            start = max(known.offset, word.offset + len(word.output) - MAX_SPOKEN_BYTES)
-            word = Progress(
-                word.fence, 0.0, 0.0, output=(known.output + word.output)[start - known.offset :], offset=start
-            )
+        if known is not None:
+            if known.offset + len(known.output) == word.offset:
+                word = Progress(word.fence, 0.0, 0.0, output=known.output + word.output, offset=known.offset)
+            self.spoken_bytes -= len(known.output)
+        excess = len(word.output) - MAX_SPOKEN_BYTES
+        if excess > 0:
+            word = Progress(word.fence, 0.0, 0.0, output=word.output[excess:], offset=word.offset + excess)
         self.spoken[word.fence] = word
+        self.spoken_bytes += len(word.output)
+        while self.spoken_bytes > MAX_ALL_SPOKEN_BYTES:
+            self._forget_spoken(next(iter(self.spoken)))
+
+    def _forget_spoken(self, fence: Fence) -> None:
+        self.spoken_bytes -= len(self.spoken.pop(fence).output)
 
     def refuse(self, lease: Lease, reason: str) -> None:
         """Say of a lease that it can't be run here."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from pathlib import Path
 
+import pytest
+
 import cluster
 from cluster.core.states import JobState
 from tests.acceptance.lab import a_lab
-from tests.acceptance.programs import wait_until
+from tests.acceptance.programs import python, wait_until
 
 
 def wait_at(gate: str) -> None:
@@ -204,3 +207,46 @@ def test_jobs_in_threads_are_followed_too_and_told_apart(tmp_path: Path) -> None
         for name in ("left", "right"):
             (tmp_path / name).touch()
         assert [list(each) for each in following] == [["end\n"], ["end\n"]]
+
+
+ECHO = """
+import sys, time
+from pathlib import Path
+import cluster
+
+def talk(name, gate):
+    print(name, "begins")
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    print(name, "goes on", end=" ")
+    print("and ends", file=sys.stderr, end="")
+
+gate = sys.argv[1]
+with {cluster} as c:
+    c.submit(print, ("unheard",)).result()
+    jobs = [c.submit(talk, (name, gate), echo=True) for name in ("left", "right")]
+    for job in jobs:
+        job.result()
+    list(c.map(print, "abc", echo=True))
+"""
+
+
+@pytest.mark.parametrize("kind", ["embedded", "connected"])
+def test_echo_writes_whole_lines_to_the_program_s_own_output_as_they_come(tmp_path: Path, kind: str) -> None:
+    with contextlib.ExitStack() as stack:
+        how = "cluster.local(slots=2)"
+        if kind == "connected":
+            lab = stack.enter_context(a_lab(tmp_path))
+            lab.start_worker()
+            how = f"cluster.connect({lab.bind!r}, {str(tmp_path / 'keys' / 'client.key')!r})"
+        program = python(ECHO.replace("{cluster}", how), tmp_path, str(tmp_path / "gate"))
+        process = stack.enter_context(program.started())
+        assert process.stdout is not None
+
+        begun = [process.stdout.readline() for _ in range(2)]
+        (tmp_path / "gate").touch()
+        rest = process.stdout.read()
+
+        assert process.wait(30) == 0, rest
+        assert sorted(begun) == ["left begins\n", "right begins\n"]
+        assert sorted(rest.splitlines()) == ["a", "b", "c", "left goes on and ends", "right goes on and ends"]

@@ -93,3 +93,19 @@ def test_an_attempt_that_has_ended_is_not_told_again() -> None:
     box.say_again()
 
     assert box.progress == [word(4, b"text", 0)]
+
+
+def test_of_what_very_many_attempts_printed_the_first_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untold, "MAX_ALL_SPOKEN_BYTES", 40)
+    box = Untold(progress=[word(fence, b"0123456789", 0) for fence in range(20)])
+
+    for _ in range(3):
+        box.batch("w", 0, 1)
+        assert sorted(box.spoken) == [16, 17, 18, 19]
+        assert box.spoken_bytes == 40
+        box.say_again()
+
+    box.batch("w", 0, 1)
+    box.reports = [report(17)]
+    box.told(box.batch("w", 0, 1))
+    assert (sorted(box.spoken), box.spoken_bytes) == ([16, 18, 19], 30)
