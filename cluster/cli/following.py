@@ -11,35 +11,8 @@ import typer
 
 from cluster.client.job import Job
 
-# A person watches; asking more often would only load the master.
-POLL_SECONDS = 0.3
 # Python loses a Ctrl-C that comes in the instant before a thread goes to sleep; it is noticed when the slice is over.
 SLICE_SECONDS = 1.0
-
-
-class Tail:
-    """What was printed of a text that grows, and may lose its middle when it grows too long."""
-
-    def __init__(self) -> None:
-        self._seen = ""
-
-    def rest(self, text: str, *, is_whole: bool) -> str:
-        """What is new in the text; the beginning of a line only once nothing more will come."""
-        if not is_whole:
-            # The last bytes may be half of a character.
-            text = text[: text.rfind("\n") + 1]
-            if len(text) < len(self._seen):
-                return ""
-        known = _common(self._seen, text)
-        self._seen = text
-        return text[known:]
-
-
-def _common(one: str, other: str) -> int:
-    """How many characters both begin with."""
-    if other.startswith(one):  # as a rule: the text has grown
-        return len(one)
-    return next((place for place, (mine, its) in enumerate(zip(one, other, strict=False)) if mine != its), len(other))
 
 
 def wait_all(jobs: Sequence[Job[Any]], timeout: float | None) -> bool:
@@ -56,11 +29,5 @@ def wait_all(jobs: Sequence[Job[Any]], timeout: float | None) -> bool:
 
 def follow(job: Job[Any]) -> None:
     """Print what the job prints; returns when it has ended. Leaves its result alone."""
-    tail = Tail()
-    while True:
-        done, _ = concurrent.futures.wait([job], POLL_SECONDS)
-        new = tail.rest(job.logs(), is_whole=bool(done))
-        if new:
-            typer.echo(new, nl=False)
-        if done:
-            return
+    for piece in job.logs(follow=True):
+        typer.echo(piece, nl=False)

@@ -280,6 +280,7 @@ def wait_for(c: Cluster, job: Job[Any], form: Form) -> int:
         else:
             say(f"job {job.id}")
             following.follow(job)
+            following.wait_all([job], None)
         error = job.exception()
     except KeyboardInterrupt:
         say(f"cluster: detached; job {job.id} goes on\nhint: cluster job wait {job.id}")

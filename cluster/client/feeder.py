@@ -121,6 +121,8 @@ class Feeder:
         with self._batch.submitting:
             if not self._batch.add(Piece(count, job=job), sizer):
                 return False
+            if call.wanted.options.echo:
+                session.echo(spec.id)
             try:
                 _ = session.submit(job, spec, call.function)
             except BaseException as error:

@@ -132,6 +132,8 @@ class Cluster:
         job: Job[Any] = Job(session, job_id, wanted.options.name or blob.name)
         if wanted.key:
             job.key, job.function = wanted.key, blob.digest
+        if wanted.options.echo:
+            session.echo(job_id)
         return session.submit(job, spec, blob)
 
     def map(
@@ -344,6 +346,7 @@ class Cluster:
             if self._on_close is not None:
                 last.callback(self._on_close)
             self._session.stop_submitting(_closed_error())
+            self._session.finish_echo()
             if not self.owns_workers:
                 # A program that submits and ends: what it leaves behind is to be the cluster's.
                 self._session.wait_acknowledged(_FAREWELL_SECONDS)

@@ -28,13 +28,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, _Waiter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cluster.client import items, payload
 from cluster.client.gate import Gate
+from cluster.client.reading import Following
 from cluster.client.refusals import UnreadRefusal
 from cluster.core.records import Certificate, Digest, JobId, JobInfo, Outcome
 from cluster.core.states import JobState
@@ -242,8 +243,21 @@ class Job(Future[R]):
         self._info = self._session.reach().info(self.id)
         return self
 
-    def logs(self) -> str:
-        """What the attempts printed, oldest first, capped; bytes that are no UTF-8 are replaced."""
+    @overload
+    def logs(self, follow: Literal[False] = False) -> str: ...  # noqa: FBT002 - the contract
+    @overload
+    def logs(self, follow: Literal[True]) -> Iterator[str]: ...
+    @overload
+    def logs(self, follow: bool) -> str | Iterator[str]: ...  # noqa: FBT001
+    def logs(self, follow: bool = False) -> str | Iterator[str]:  # noqa: FBT001, FBT002 - the contract
+        """What the attempts printed, oldest first, capped; bytes that are no UTF-8 are replaced.
+
+        Args:
+            follow: instead of what there is now, an iterator over pieces of it as they come, until the job has ended.
+                Where it prints faster than they are fetched, a mark says how much is left out.
+        """
+        if follow:
+            return Following(self._session, self.id)
         return self._session.reach().output(self.id).decode("utf-8", "replace")
 
     def explain(self) -> str:

@@ -107,6 +107,13 @@ def moment(name: str, value: object) -> float | None:
 # --- numbers and texts --------------------------------------------------------------------------------------------
 
 
+def switch(name: str, value: object) -> bool:
+    """True or False."""
+    if type(value) is not bool:
+        raise _wrong_type(name, value, "True or False")
+    return value
+
+
 def _whole(name: str, value: object, low: int, high: int) -> int:
     if type(value) is not int:
         raise _wrong_type(name, value, "a whole number")

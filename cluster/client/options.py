@@ -46,6 +46,7 @@ class SubmitOptions(TypedDict, total=False):
     labels: dict[str, str]
     tags: Iterable[str]
     result_ttl: Duration
+    echo: bool
 
 
 class Submission(Struct, frozen=True, gc=False, kw_only=True):
@@ -63,7 +64,7 @@ class Submission(Struct, frozen=True, gc=False, kw_only=True):
 NO_OPTIONS = Submission()
 
 # Of a later version, by the design; named, so that nobody searches for a spelling mistake.
-_LATER = frozenset({"echo", "idempotent"})
+_LATER = frozenset({"idempotent"})
 
 _RECORDED = MappingProxyType(
     {
@@ -77,6 +78,7 @@ _RECORDED = MappingProxyType(
         "labels": values.labels,
         "tags": values.tags,
         "result_ttl": values.duration,
+        "echo": values.switch,
     }
 )
 _SAID_ONCE = MappingProxyType(

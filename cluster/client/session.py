@@ -34,6 +34,7 @@ from typing import Any, TypeVar
 
 from cluster.client import forks
 from cluster.client.callbacks import Callbacks
+from cluster.client.echo import Echo
 from cluster.client.gate import Gate
 from cluster.client.job import (
     Job,
@@ -91,6 +92,7 @@ class Session:
         self._closing: ClusterError | None = None  # once set, only by what is waited for: maps and callbacks
         self._refusals: weakref.WeakValueDictionary[JobId, UnreadRefusal] = weakref.WeakValueDictionary()
         self._callbacks = Callbacks(self._wake_waiting)
+        self._echo: Echo | None = None  # made for the first job that is to be echoed
         self._number = desk.open(self)
         self._outbox = Outbox(self._lock, self._mine, self._send)
         self.pass_on = self._outbox.pass_on
@@ -126,6 +128,13 @@ class Session:
             return known if known.function == spec.function else _conflicting(job, spec)
         outbox.look_after()
         return job
+
+    def echo(self, job: JobId) -> None:
+        """Have what this job prints written to standard output; said before it is submitted."""
+        with self._lock:
+            if self._echo is None:
+                self._echo = Echo(self._desk.read_output)
+        self._echo.add(job)
 
     def reach(self) -> JobsDesk:
         """The desk, for a question or an order: everything submitted before has been passed to it."""
@@ -194,6 +203,8 @@ class Session:
         for books in (self._mine, self._watched):
             settled, count = settle_all(books, outcomes) if books else ((), 0)
             fresh += count
+            if settled and self._echo is not None:
+                self._echo.ended([job.id for job in settled])
             # Forgotten only now: `wait_ended` must not find nothing pending before the futures are done.
             for job in settled:
                 if books.get(job.id) is job:
@@ -217,6 +228,11 @@ class Session:
             future = books.get(job)
             if future is not None:
                 note_progress(future, progress)
+
+    def printed(self, job: JobId) -> None:
+        """A running job that is to be echoed has printed something."""
+        if self._echo is not None:
+            self._echo.printed(job)
 
     # --- the end --------------------------------------------------------------------------------------------------------
 
@@ -251,6 +267,11 @@ class Session:
             pending = list(self._mine)
         if pending:
             self.reach().cancel(pending, timeout)
+
+    def finish_echo(self) -> None:
+        """Write what jobs have printed, as far as this handle has heard; bounded."""
+        if self._echo is not None:
+            self._echo.close()
 
     def stop_submitting(self, reason: ClusterError) -> None:
         """From here on nothing is submitted; what waits in the outbox is passed to the desk."""
@@ -347,6 +368,8 @@ class Session:
         self._refusals[job.id] = notice
         refuse(job, error, notice)
         self._forget(job)
+        if self._echo is not None:
+            self._echo.ended([job.id])
 
     def _forget(self, job: Job[Any]) -> None:
         for books in (self._mine, self._watched):

@@ -89,6 +89,13 @@ class Heartbeat(Struct, frozen=True):
     is_short: bool = False
 
 
+class Begun(Struct, frozen=True):
+    """A worker's children have been at these attempts for longer than most jobs take."""
+
+    worker: WorkerId
+    fences: tuple[Fence, ...]
+
+
 class Poll(Struct, frozen=True):
     """A worker wants at most `capacity` jobs."""
 
@@ -170,6 +177,6 @@ class Tick(Struct, frozen=True):
 
 Event: TypeAlias = (
     Submit | AdmissionsDurable | AdmissionsFailed | LeaseDurable | OutcomesDurable | StoreFailed | StoreHealed
-    | Register | Heartbeat | Poll | Reported | GiveBack | Stopped | Leave | Drain | InputsMissing | Cancel | Requeue
+    | Register | Heartbeat | Begun | Poll | Reported | GiveBack | Stopped | Leave | Drain | InputsMissing | Cancel | Requeue
     | PauseQueue | Tick
 )  # fmt: skip

@@ -26,6 +26,7 @@ HANDLERS.update(
         events.PauseQueue: control.on_pause_queue,
         events.Register: workers.on_register,
         events.Heartbeat: workers.on_heartbeat,
+        events.Begun: workers.on_begun,
         events.Leave: workers.on_leave,
         events.Drain: workers.on_drain,
         events.Tick: workers.on_tick,

@@ -66,6 +66,7 @@ class Options(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()  # the worker must carry all of them
     tags: tuple[str, ...] = ()
     result_ttl: float = 7 * 86400.0  # seconds the outcome is kept
+    echo: bool = False  # its client wants to hear at once of what it prints
 
 
 DEFAULT_OPTIONS = Options()

@@ -57,8 +57,17 @@ def on_heartbeat(board: Board, event: events.Heartbeat, now: Now, effects: list[
     for job_id in event.running:
         job = board.jobs.get(job_id)
         # Short jobs never show as RUNNING: they are over before anyone could look, and a message for each would cost.
+        # Of a longer one `on_begun` knows, as a rule, before the heartbeat.
         if job is not None and job.state is JobState.ASSIGNED and job.fence in worker.leases:
             board.move(job, Cause.START)
+
+
+def on_begun(board: Board, event: events.Begun, _now: Now, _effects: list[Effect]) -> None:
+    """Note that attempts run. Nobody says so of a short one, nor need it arrive: the next heartbeat says it too."""
+    for fence in event.fences:
+        lease = board.current_lease(event.worker, fence)
+        if lease is not None and lease.job.state is JobState.ASSIGNED:
+            board.move(lease.job, Cause.START)
 
 
 def on_leave(board: Board, event: events.Leave, _now: Now, effects: list[Effect]) -> None:

@@ -16,12 +16,16 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
+from cluster.core.printed import Piece, Place
 from cluster.core.records import SAME_BUDGET, Budget, FunctionBlob, JobId, JobInfo, JobSpec, Outcome
 from cluster.errors import MasterUnavailable
 from cluster.wire.desks import JobsDesk, Sink
 from cluster.wire.messages import JobHistory, JobParts, Stats, WorkerInfo
 
 T = TypeVar("T")
+
+# An interrupted call goes on in our thread for so long, and the next one waits for it.
+MAX_READ_SECONDS = 0.25
 # What is to be called, and where its answer or its exception goes.
 _Call: TypeAlias = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
 
@@ -94,6 +98,10 @@ class ShieldedDesk:
     def output(self, job: JobId) -> bytes:
         """See `JobsDesk.output`."""
         return self._call(lambda: self._desk.output(job))
+
+    def read_output(self, job: JobId, place: Place, timeout: float) -> Piece:
+        """See `JobsDesk.read_output`; of the main thread's own waiting only a slice, so that Ctrl-C leaves none behind."""
+        return self._call(lambda: self._desk.read_output(job, place, min(timeout, MAX_READ_SECONDS)))
 
     def explain(self, job: JobId) -> str:
         """See `JobsDesk.explain`."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from cluster.core import control, events
 from cluster.core.effects import Effect, StoredJob
 from cluster.core.explain import explain
+from cluster.core.printed import Piece, Place
 from cluster.core.records import SAME_BUDGET, Budget, FunctionBlob, JobId, JobInfo, JobSpec, Outcome
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, StoreTampered, UnknownJob
-from cluster.master import listing
+from cluster.master import listing, reading
 from cluster.master.purge import purge
 from cluster.wire.desks import Sink
 from cluster.wire.messages import JobHistory, JobParts, Refusal, Stats, WorkerInfo
@@ -253,9 +254,11 @@ class JobsDesk:
 
     def output(self, job: JobId) -> bytes:
         """What its attempts printed, oldest first, capped. Raises `UnknownJob`."""
-        self.info(job)
-        running = self._master.live_output.of(job)  # first: what moves to the store meanwhile is seen twice, not lost
-        return self._master.store.output(job) + running
+        return reading.whole(self._master, job)
+
+    def read_output(self, job: JobId, place: Place, timeout: float) -> Piece:
+        """What its attempts printed after `place`, waited for no longer than that. Raises `UnknownJob`."""
+        return reading.read(self._master, job, place, timeout)
 
     def parts(self, job: JobId) -> JobParts:
         """What the job was submitted with, for whoever wants to run it by hand. Raises `UnknownJob` or `Refused`."""

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from cluster.core.printed import Piece
 from cluster.core.records import JobInfo, Outcome
 from cluster.errors import Refused, UnknownJob
 from cluster.master.jobs_desk import JobsDesk
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # Whatever a peer asks for: no connection's thread waits longer than this for one call.
 MAX_LISTEN_SECONDS = 30.0
 MAX_CANCEL_SECONDS = 60.0
+MAX_READ_SECONDS = 5.0
 MAX_PAGE_JOBS = 1000
 MAX_SESSIONS = 4096
 
@@ -178,6 +180,10 @@ class ServedJobsDesk:
     def result(self, _peer: Peer, said: calls.JobArgs) -> Outcome | None:
         """See `JobsDesk.result`."""
         return self._desk.result(said.job)
+
+    def read_output(self, _peer: Peer, said: calls.ReadOutput) -> Piece:
+        """See `JobsDesk.read_output`."""
+        return self._desk.read_output(said.job, said.place, min(max(0.0, said.timeout), MAX_READ_SECONDS))
 
     def explain(self, _peer: Peer, said: calls.JobArgs) -> str:
         """See `JobsDesk.explain`."""

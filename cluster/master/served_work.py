@@ -157,7 +157,10 @@ class ServedWorkDesk:
         """Take what a worker has to say; its reports are committed on return."""
         seat = self._seat(said.worker)
         seat.grant(said)
-        if said.progress:
+        if said.begun:
+            self._work.begun(said.worker, said.begun)
+        # One that was on its way while the worker registered: it says all that was printed again, and that comes first.
+        if said.progress and said.number == seat.number:
             self._work.progress(said.worker, said.progress)
         if not (said.reports or said.stopped or said.given_back):
             return

@@ -81,6 +81,10 @@ class Sessions:
         """This one says how far it is."""
         self._call(session, lambda sink: sink.progressed(job, progress))
 
+    def printed(self, session: int, job: JobId) -> None:
+        """This one, which is to be echoed, has printed something."""
+        self._call(session, lambda sink: sink.printed(job))
+
     def _call(self, session: int, tell: Callable[[Sink], None]) -> None:
         sink = self._sinks.get(session)
         if sink is None:

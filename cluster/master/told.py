@@ -3,7 +3,8 @@
     commit threads ── Sink ──► entries  n+1, n+2, ...  ◄── listen(seen): drop up to `seen`, wait, give the next ones
 
 An answer may be lost on its way, so nothing is dropped because it was given, only because a later `listen` has seen its
-number. Progress is the exception: only the latest word of a job matters, so it is given once, and may be lost.
+number. Progress is the exception: only the latest word of a job matters, so it is given once, and may be lost. So is the
+word that there is output to read: who missed it reads all the same once the job has ended.
 
 The book is bounded twice. It closes itself when nobody has listened for `MAX_SILENCE_SECONDS`, or when more than
 `MAX_UNTOLD_BYTES` wait: its client then opens another session and asks anew for what it does not know. So a client that
@@ -56,6 +57,7 @@ class ToldBook:
         self._number = 0
         self._size = 0
         self._progress: dict[JobId, Progress] = {}
+        self._printed: set[JobId] = set()
         self._heard = mono()  # when the client last began or ended to listen
         self._listening = 0
         self._is_closed = False
@@ -88,6 +90,15 @@ class ToldBook:
                 self._progress[job] = progress
                 self._changed.notify_all()
 
+    def printed(self, job: JobId) -> None:
+        """See `Sink.printed`."""
+        with self._changed:
+            if self._is_silent():
+                self._close()
+            if not self._is_closed:
+                self._printed.add(job)
+                self._changed.notify_all()
+
     # --- the client's side --------------------------------------------------------------------------------------
 
     def listen(self, seen: int, timeout: float) -> Told:
@@ -99,7 +110,7 @@ class ToldBook:
                 while self._entries and self._entries[0].number <= seen:
                     self._size -= self._entries.popleft().size
                     self._changed.notify_all()  # `wait_told`
-                self._changed.wait_for(lambda: self._entries or self._progress or self._is_closed, timeout)
+                self._changed.wait_for(self._has_something, timeout)
                 return Told(mark=seen, is_gone=True) if self._is_closed else self._next(seen)
             finally:
                 self._listening -= 1
@@ -120,6 +131,9 @@ class ToldBook:
         with self._changed:
             self._close()
 
+    def _has_something(self) -> bool:
+        return bool(self._entries or self._progress or self._printed or self._is_closed)
+
     def _next(self, seen: int) -> Told:
         accepted: list[JobId] = []
         refused: list[Refusal] = []
@@ -139,7 +153,8 @@ class ToldBook:
                 refused.append(thing)
         said, self._progress = self._progress, {}
         progress = tuple(Said(job, progress) for job, progress in said.items())
-        return Told(mark, tuple(accepted), tuple(refused), tuple(ended), progress)
+        printed, self._printed = self._printed, set()
+        return Told(mark, tuple(accepted), tuple(refused), tuple(ended), progress, tuple(printed))
 
     def _put(self, things: Sequence[Thing]) -> None:
         with self._changed:
@@ -162,5 +177,6 @@ class ToldBook:
         self._is_closed = True
         self._entries.clear()
         self._progress.clear()
+        self._printed.clear()
         self._size = 0
         self._changed.notify_all()

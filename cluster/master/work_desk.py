@@ -9,6 +9,7 @@ from msgspec import structs
 
 from cluster.core import events, leases
 from cluster.core.effects import Leased
+from cluster.core.job import Job
 from cluster.core.records import (
     Certificate,
     Digest,
@@ -102,10 +103,21 @@ class WorkDesk:
             if lease is not None:
                 job = lease.job.spec.id
                 if said.output:
-                    self._master.live_output.add(said.fence, job, said.output)
+                    self._hear_output(lease.job, said)
                     continue
                 for session in self._master.sessions.audience(lease.job.admitted.owner, job):
                     self._master.sessions.progressed(session, job, said)
+
+    def _hear_output(self, job: Job, said: Progress) -> None:
+        master, name = self._master, job.spec.id
+        master.live_output.add(said.fence, name, said.output, said.offset)
+        if job.spec.options.echo:
+            for session in master.sessions.audience(job.admitted.owner, name):
+                master.sessions.printed(session, name)
+
+    def begun(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
+        """Attempts that have been running for a while."""
+        self._master.decide(events.Begun(worker, tuple(fences)))
 
     def heartbeat(self, worker: WorkerId, health: Health) -> None:
         """Renew all of the worker's leases. Raises `Refused` if the worker is unknown."""

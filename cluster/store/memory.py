@@ -408,9 +408,13 @@ class MemoryStore:
                 found.append((record.outcome.run, record.outcome.certificate))
         return found
 
+    def outputs(self, job: JobId) -> list[tuple[Fence, bytes]]:
+        """See `Store.outputs`."""
+        return [(record.fence, record.output) for record in self._ends(job) if record.output]
+
     def output(self, job: JobId) -> bytes:
         """See `Store.output`."""
-        return b"".join(record.output for record in self._ends(job))
+        return b"".join(output for _, output in self.outputs(job))
 
     def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
         """See `Store.page`."""

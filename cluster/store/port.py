@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cluster.core.effects import Record, StoredJob
-from cluster.core.records import Certificate, Digest, FunctionBlob, JobId, Outcome
+from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome
 from cluster.core.states import JobState
 
 
@@ -84,8 +84,11 @@ class Store(Protocol):
     def history(self, job: JobId) -> list[tuple[int, Certificate]]:
         """(run, certificate) of each unsuccessful attempt, oldest first, the last one of a dead run included."""
 
+    def outputs(self, job: JobId) -> list[tuple[Fence, bytes]]:
+        """What each attempt that printed anything printed, by its fence, oldest first."""
+
     def output(self, job: JobId) -> bytes:
-        """What the attempts printed, oldest first."""
+        """The same as one text."""
 
     def answer(self, request: str) -> bytes | None:
         """What an earlier request of this id was answered; None if there was none, or it is forgotten."""

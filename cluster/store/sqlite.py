@@ -40,7 +40,7 @@ from typing import Any
 from msgspec import MsgspecError
 
 from cluster.core.effects import Admitted, FunctionAdded, Record, StoredJob
-from cluster.core.records import Certificate, Digest, FunctionBlob, JobId, Outcome
+from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
 from cluster.store import journal, rows, scribe, sql
@@ -421,16 +421,19 @@ class SqliteStore:
         found.sort(key=lambda each: each[:2])
         return [(run, certificate) for run, _, certificate in found]
 
-    def output(self, job: JobId) -> bytes:
-        """See `Store.output`."""
+    def outputs(self, job: JobId) -> list[tuple[Fence, bytes]]:
+        """See `Store.outputs`."""
         self._file_all()
         with self._told(), self._snapshot() as read:
-            parts = [
-                self._records.output(seq, job, row)
+            return [
+                (row[1], self._records.output(seq, job, row))
                 for (seq,) in read("seq_of", id=job)
                 for row in read("outputs_of", seq=seq)
             ]
-        return b"".join(parts)
+
+    def output(self, job: JobId) -> bytes:
+        """See `Store.output`."""
+        return b"".join(output for _, output in self.outputs(job))
 
     def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
         """See `Store.page`. Tampered jobs are left out, and named in `tampered`."""

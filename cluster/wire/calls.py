@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from cluster.core.printed import Piece, Place
 from cluster.core.records import (
     SAME_BUDGET,
     Budget,
@@ -87,6 +88,7 @@ class Told(Struct, frozen=True):
     refused: tuple[Refusal, ...] = ()
     ended: tuple[Outcome, ...] = ()
     progress: tuple[Said, ...] = ()
+    printed: tuple[JobId, ...] = ()  # of jobs that are to be echoed: there is something to read
     is_gone: bool = False  # the master has no such session (any more): open another one
 
 
@@ -114,6 +116,14 @@ class JobArgs(Struct, frozen=True):
     """One job."""
 
     job: JobId
+
+
+class ReadOutput(Struct, frozen=True):
+    """What a job printed after a place; an answer without text after at most `timeout` seconds."""
+
+    job: JobId
+    place: Place = Place()
+    timeout: float = 0.0
 
 
 class Page(Struct, frozen=True):
@@ -207,6 +217,7 @@ class Tell(Struct, frozen=True):
     stopped: tuple[Fence, ...] = ()
     given_back: tuple[Fence, ...] = ()
     progress: tuple[Progress, ...] = ()
+    begun: tuple[Fence, ...] = ()  # attempts that have been running for a while
     credit: int | None = None
     number: int = 1
     turn: int = 0
@@ -287,6 +298,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS),
     ("jobs", "parts"): Call(JobArgs, JobParts, _CLIENTS),
     ("jobs", "result"): Call(JobArgs, Outcome | None, _CLIENTS),
+    ("jobs", "read_output"): Call(ReadOutput, Piece, _CLIENTS),
     ("jobs", "explain"): Call(JobArgs, str, _CLIENTS),
     ("jobs", "requeue"): Call(Requeue, tuple[JobInfo, ...], _CLIENTS, is_once=True),
     ("jobs", "purge"): Call(Purge, int, _CLIENTS),

@@ -235,6 +235,8 @@ class Conversation:
             self._sink.ended(told.ended)
         for said in told.progress:
             self._sink.progressed(said.job, said.progress)
+        for job in told.printed:
+            self._sink.printed(job)
 
     def _mend(self) -> None:
         """Make good what a break may have lost."""

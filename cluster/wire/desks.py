@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from cluster.core.printed import Piece, Place
 from cluster.core.records import (
     SAME_BUDGET,
     Budget,
@@ -44,6 +45,9 @@ class Sink(Protocol):
 
     def progressed(self, job: JobId, progress: Progress) -> None:
         """A running job said how far it is."""
+
+    def printed(self, job: JobId) -> None:
+        """A running job that is to be echoed has printed something; read it. This word may get lost."""
 
 
 class JobsDesk(Protocol):
@@ -90,6 +94,9 @@ class JobsDesk(Protocol):
 
     def result(self, job: JobId) -> Outcome | None:
         """The durable outcome of its latest run that completed; None if none has. Raises `UnknownJob`."""
+
+    def read_output(self, job: JobId, place: Place, timeout: float) -> Piece:
+        """What its attempts printed after `place`, waited for no longer than that. Raises `UnknownJob`."""
 
     def explain(self, job: JobId) -> str:
         """Why the job is where it is, in a sentence or a few. Raises `UnknownJob`."""
@@ -139,6 +146,9 @@ class WorkDesk(Protocol):
 
     def progress(self, worker: WorkerId, progress: Sequence[Progress]) -> None:
         """What running jobs said of themselves."""
+
+    def begun(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
+        """Attempts that have been running for a while. Not said of short ones; need not arrive."""
 
     def heartbeat(self, worker: WorkerId, health: Health) -> None:
         """Renew all of the worker's leases."""

@@ -64,7 +64,8 @@ class Progress(Struct, frozen=True, gc=False):
     done: float
     total: float
     note: str = ""
-    output: bytes = b""  # what it has printed since the last such word; then the rest says nothing
+    output: bytes = b""  # of what it has printed, from byte `offset` on; then the rest says nothing
+    offset: int = 0
 
 
 class Refusal(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from cluster.core.printed import Piece, Place
 from cluster.core.records import SAME_BUDGET, Budget, FunctionBlob, JobId, JobInfo, JobSpec, Outcome
 from cluster.errors import MasterUnavailable
 from cluster.wire import calls
@@ -160,6 +161,11 @@ class RemoteJobsDesk:
         """See `JobsDesk.result`."""
         outcome: Outcome | None = self._ask("result", calls.JobArgs(job))
         return outcome
+
+    def read_output(self, job: JobId, place: Place, timeout: float) -> Piece:
+        """See `JobsDesk.read_output`."""
+        piece: Piece = self._ask("read_output", calls.ReadOutput(job, place, timeout))
+        return piece
 
     def explain(self, job: JobId) -> str:
         """See `JobsDesk.explain`."""

@@ -161,6 +161,10 @@ class RemoteWorkDesk:
         """As `report`, but not worth telling twice."""
         self._say(worker, lambda untold: untold.progress.extend(progress))
 
+    def begun(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
+        """As `progress`."""
+        self._say(worker, lambda untold: untold.begun.extend(fences))
+
     def heartbeat(self, worker: WorkerId, health: Health) -> None:
         """Have it sent. Raises `Refused` once the worker's leases may be void."""
         with self._changed:
@@ -240,6 +244,7 @@ class RemoteWorkDesk:
             if life != self._life:
                 return
             self._is_registered = True
+            self._untold.say_again()
             self._seen = 0
             # The master counts anew.
             self._credit, self._told_credit, self._received = max(0, self._credit - self._received), 0, 0
@@ -355,6 +360,8 @@ class RemoteWorkDesk:
                 pause_seconds = min(max(2 * pause_seconds, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
                 self._on_failure(life, error)
                 with self._changed:
+                    if life == self._life:
+                        self._untold.say_again()
                     self._changed.wait_for(lambda: self._is_closed, pause_seconds)
             else:
                 pause_seconds = 0.0

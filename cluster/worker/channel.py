@@ -9,7 +9,7 @@ A datagram is taken whole by exactly one receiver, so there is no half message, 
 whoever received its datagram. A child that dies in the middle of anything harms only its own pair.
 
 Datagram: one byte that says where the body is (`INLINE` after the header, `IN_MEMFD` in an anonymous file whose
-descriptor travels along), eight bytes with the lease's fence (readable without decoding, for taking back), the body.
+descriptor travels along, `OUTPUT_FILE`: that descriptor is the child's new output file), eight bytes with the lease's fence (readable without decoding, for taking back), the body.
 
 A child sends and receives one message at a time, through its `Channel`. The supervisor does so only with large ones and
 in taking back; what comes and goes by the thousand passes through `vector`, many datagrams to a call.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -32,7 +33,7 @@ from msgspec import Struct
 from cluster.core.records import Digest, Fence, JobId, Payload, Report, Segment
 from cluster.worker.vector import Received
 
-INLINE, IN_MEMFD = 0, 1
+INLINE, IN_MEMFD, OUTPUT_FILE = 0, 1, 2
 HEADER = struct.Struct(">BQ")
 _HEADER_BYTES, _read_header = HEADER.size, HEADER.unpack_from
 # Larger bodies go through a memfd: a datagram must fit into the socket's send buffer as a whole, and Linux gives an
@@ -106,7 +107,14 @@ class TooFull(Struct, frozen=True, array_like=True, tag=6, gc=False):
     """Earlier jobs have left so much memory in the child that the one it took would pay for it: it ends itself."""
 
 
-FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Said | TooFull
+class Printed(Struct, frozen=True, array_like=True, tag=7, gc=False):
+    """What a job in a thread has printed, from its byte `offset` on; of a process the supervisor has the file."""
+
+    text: bytes
+    offset: int
+
+
+FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Said | TooFull | Printed
 
 _ENCODER = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode
@@ -117,6 +125,17 @@ decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
 
 class Nonsense(Exception):
     """The other side sent what is no message."""
+
+
+class NewOutput(Exception):
+    """No message but a descriptor, the receiver's to close: the child prints into this file from now on.
+
+    No error either: raised, so that messages, which come by the million, need no look.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self.descriptor = descriptor
 
 
 class Channel:
@@ -141,10 +160,17 @@ class Channel:
                 return
         descriptor = _write_memfd(body)
         try:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-            self.socket.sendmsg([HEADER.pack(IN_MEMFD, fence)], rights)
+            self._send_descriptor(IN_MEMFD, fence, descriptor)
         finally:
             os.close(descriptor)
+
+    def send_output(self, fence: Fence, descriptor: int) -> None:
+        """Hand over the output file that is written from now on."""
+        self._send_descriptor(OUTPUT_FILE, fence, descriptor)
+
+    def _send_descriptor(self, where: int, fence: Fence, descriptor: int) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        self.socket.sendmsg([HEADER.pack(where, fence)], rights)
 
     def receive(self, flags: int = 0) -> tuple[Fence, bytes | memoryview] | None:
         """The next message's fence and body, which is good until the next call; None if there is none now.
@@ -176,6 +202,7 @@ def open_received(received: Received) -> tuple[Fence, bytes | memoryview]:
 
     Raises:
         EOFError: it is empty: the other end is gone.
+        NewOutput: it is an output file instead.
         Nonsense: it is no message.
     """
     datagram, descriptors, is_cut = received
@@ -205,12 +232,23 @@ def _open_memfd(datagram: memoryview, descriptors: Sequence[int]) -> tuple[Fence
         if len(datagram) != HEADER.size or len(descriptors) != 1:
             raise Nonsense("a datagram with descriptors that is no message")
         where, fence = HEADER.unpack_from(datagram)
+        if where == OUTPUT_FILE:
+            raise NewOutput(_keep_memfd(descriptors[0]))
         if where != IN_MEMFD:
             raise Nonsense("a datagram with a descriptor that it doesn't announce")
         return fence, _read_memfd(descriptors[0])
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _keep_memfd(descriptor: int) -> int:
+    """A duplicate, if it is a file in memory: nothing else is safe to be asked for its size, or to be emptied."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+    except OSError as error:
+        raise Nonsense(f"an output file that is none ({error})") from None
 
 
 def _write_memfd(body: bytes) -> int:

@@ -43,6 +43,7 @@ from cluster.worker.channel import (
 from cluster.worker.functions import Functions
 from cluster.worker.isolation import Descriptors
 from cluster.worker.job_context import JobContext
+from cluster.worker.leftovers import Leftovers
 from cluster.worker.nursery_protocol import Setup
 from cluster.worker.running import Ended, run_call, run_carefully, run_chunk
 from cluster.worker.surroundings import Surroundings
@@ -67,6 +68,7 @@ class Child:
         self._surroundings = Surroundings()
         self._functions = Functions(self._surroundings.take_over_imports)
         self._streams = isolation.open_streams()
+        self._leftovers = Leftovers()
         self._scratch = scratch.folder_of(setup.scratch, self._pid) if setup.scratch else ""
         self._umask = os.umask(MAX_JOB_UMASK)
         os.umask(self._umask)
@@ -101,6 +103,8 @@ class Child:
 
     def _attempt(self, fence: Fence, task: Task) -> None:
         started = time.time()
+        if self._leftovers.is_any:
+            os.ftruncate(self._kept.output, 0)  # printed since the last job: nobody's
         self._begin(fence, task, started)
         clock = perf_counter()
         ended = self._run(fence, task) if task.ranges else run_call(self._functions, task, self._setup.max_result_bytes)
@@ -115,6 +119,7 @@ class Child:
         if self._scratch and not scratch.empty(self._scratch):
             isolation.renew_directory(self._kept.directory, self._scratch)
         printed = self._collect_output()
+        self._leftovers.look(self._streams)
         certificate, segments = ended.certificate, ended.segments
         self._unmeasured_seconds += seconds
         cpu_seconds = 0.0
@@ -123,6 +128,9 @@ class Child:
             self._cpu_seconds = cpu_seconds = time.process_time()
             used += cpu_seconds
             self._unmeasured_seconds = 0.0
+            # No shorter job has started a process.
+            if self._leftovers.hold(self._kept.output):
+                self._renew_output(fence)
         if certificate is not None:
             certificate = self._complete(certificate, task, (started, seconds, used), printed)
             segments = tuple(self._signed(segment, task) for segment in segments)
@@ -206,6 +214,18 @@ class Child:
             self._streams = isolation.open_streams()
         size = output.size_of(self._kept.output)
         return output.take(self._kept.output, size, self._setup.max_output_bytes) if size else b""
+
+    def _renew_output(self, fence: Fence) -> None:
+        """Print into another file from now on: processes that the job left behind go on writing into this one."""
+        try:
+            renewed = output.make_file()
+        except OSError:  # no memory, no descriptors: better a stranger's words in a job's output than no job
+            return
+        os.dup2(renewed, self._kept.output, inheritable=False)
+        isolation.restore_standard_descriptors(self._kept.output)
+        isolation.mark_output(self._kept.output)
+        self._channel.send_output(fence, renewed)
+        os.close(renewed)
 
     def _complete(
         self, certificate: Certificate, task: Task, spent: tuple[float, float, float], printed: bytes

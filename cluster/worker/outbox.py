@@ -22,9 +22,13 @@ class Outbox:
     stopped: list[Fence] = field(default_factory=list)
     given_back: list[Fence] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
+    begun: list[Fence] = field(default_factory=list)
 
     def flush(self, desk: WorkDesk, worker: WorkerId) -> None:
         """Tell it all. Raises what the desk raises, and keeps what it did not take."""
+        if self.begun:
+            begun, self.begun = self.begun, []  # as with progress
+            desk.begun(worker, begun)
         if self.progress:  # before the reports: the last word of a job that has ended since is heard by nobody later
             progress, self.progress = self.progress, []  # not worth telling twice
             desk.progress(worker, progress)
@@ -40,4 +44,4 @@ class Outbox:
 
     def clear(self) -> None:
         """Forget it all: the master no longer knows the leases."""
-        self.reports, self.stopped, self.given_back, self.progress = [], [], [], []
+        self.reports, self.stopped, self.given_back, self.progress, self.begun = [], [], [], [], []

@@ -13,6 +13,8 @@ import fcntl
 import os
 from dataclasses import dataclass
 
+from cluster.core.printed import join, runs_of, shares
+
 # The supervisor steps in above this; below, a job's own end takes care.
 MAX_FILE_BYTES = 8 << 20
 TAIL_LINES = 20
@@ -32,7 +34,7 @@ def take(descriptor: int, size: int, max_bytes: int) -> bytes:
     if size <= max_bytes:
         text = os.pread(descriptor, size, 0)
     else:
-        head, tail = _shares(max_bytes)
+        head, tail = shares(max_bytes)
         beginning = os.pread(descriptor, head, 0)
         text = join(beginning, size - max_bytes, os.pread(descriptor, tail, size - tail))
     os.ftruncate(descriptor, 0)
@@ -42,11 +44,6 @@ def take(descriptor: int, size: int, max_bytes: int) -> bytes:
 def size_of(descriptor: int) -> int:
     """Bytes in the file."""
     return os.lseek(descriptor, 0, os.SEEK_END)
-
-
-def join(beginning: bytes, cut: int, end: bytes) -> bytes:
-    """Beginning and end of a text that lost its middle."""
-    return b"%b\n[... %d bytes cut ...]\n%b" % (beginning, cut, end)
 
 
 def tail_text(output: bytes) -> str:
@@ -68,7 +65,7 @@ class Flood:
         size = size_of(descriptor)
         if size <= MAX_FILE_BYTES:
             return
-        head, tail = _shares(max_bytes)
+        head, tail = shares(max_bytes)
         if not self.taken:
             self.beginning = os.pread(descriptor, head, 0)
         self.end = os.pread(descriptor, tail, max(0, size - tail))
@@ -79,10 +76,7 @@ class Flood:
         """The job's output, from what was taken and what was in the file at its end."""
         if not self.taken:
             return rest
-        _, tail = _shares(max_bytes)
+        _, tail = shares(max_bytes)
         end = (self.end + rest)[-tail:]
-        return join(self.beginning, self.taken + len(rest) - len(self.beginning) - len(end), end)
-
-
-def _shares(max_bytes: int) -> tuple[int, int]:
-    return max_bytes // 4, max_bytes - max_bytes // 4
+        start, last = runs_of(rest)[-1]  # it may have lost its own middle
+        return join(self.beginning, self.taken + start + len(last) - len(self.beginning) - len(end), end)

@@ -36,6 +36,10 @@ FREEZE_POLL_SECONDS = 50e-6
 # A job's output is looked at when it has run for so long, and then as often; a flood is looked at more often.
 LOOK_SECONDS = 0.05
 FLOOD_LOOK_SECONDS = 0.01
+# Each is a file in memory that a process left behind by a job may fill.
+MAX_LEFT_OUTPUTS = 64
+# In place of how much of its output was told: the master has not been told yet that the job runs.
+UNTOLD = -1
 
 
 class Phase(Enum):
@@ -65,6 +69,7 @@ class Sent(Struct, gc=False):
     lease: Lease
     estimate: float  # seconds
     since: float  # monotonic; a thread takes it at once
+    is_told: bool = False  # in a thread: the master knows that it runs
 
 
 @dataclass(slots=True)
@@ -81,6 +86,10 @@ class Slot:
     pid: int = 0
     pidfd: int = -1
     output: int = -1
+    # Earlier output files of the child, into which processes that jobs left behind may write: nobody reads them.
+    left_outputs: list[int] = field(default_factory=list)
+    relieve_at: float = 0.0  # when they are emptied next
+    usual_max_jobs: int | None = None  # set while `max_jobs` is another, for this child only
     outstanding: dict[Fence, Sent] = field(default_factory=dict)
     load_seconds: float = 0.0  # estimated, of all that is outstanding
     is_full: bool = False  # the socket refused a datagram; the next result makes room
@@ -95,7 +104,7 @@ class Slot:
     segments: list[Segment] = field(default_factory=list)
     flood: Flood = field(default_factory=Flood)
     look_at: float = NEVER  # when its output is looked at next
-    told: int = 0  # how much of its output the master has been told
+    told: int = UNTOLD  # how much of its output the master has been told
     tell_at: float = 0.0  # when it is told more, at the earliest
     limit: int = 0  # bytes that it and what it starts may take; 0: no limit, and the next three mean nothing
     used: int = 0  # when it was weighed last (see `memory`)
@@ -156,6 +165,8 @@ class Slot:
         self._mine, self._theirs = make_pair()
         self.output = output.make_file()
         self.phase = Phase.STARTING
+        if self.usual_max_jobs is not None:
+            self.max_jobs, self.usual_max_jobs = self.usual_max_jobs, None
         self.known.clear()
         self.doom = None
         self.is_full = False
@@ -168,9 +179,10 @@ class Slot:
         for channel in (self._mine, self._theirs):
             if channel is not None:
                 channel.close()
-        for descriptor in (self.pidfd, self.output):
+        for descriptor in (self.pidfd, self.output, *self.left_outputs):
             if descriptor >= 0:
                 os.close(descriptor)
+        self.left_outputs.clear()
         self._mine = self._theirs = None
         self.pid, self.pidfd, self.output = 0, -1, -1
         self.phase = Phase.VACANT
@@ -210,7 +222,7 @@ class Slot:
         self.is_next_due = False
         self.item = -1
         self.is_begun = False
-        self.told = 0
+        self.told = UNTOLD
         if self.segments:
             self.segments = []
         if self.flood.taken:
@@ -226,6 +238,19 @@ class Slot:
                 self.deadline = NEVER if timeout is None else now + timeout
                 return
         self.started = self.deadline = self.look_at = NEVER
+
+    def change_output(self, descriptor: int) -> None:
+        """The child prints into another file from now on, because a job has left something that holds this one.
+
+        A child with very many such files is replaced once it has done what it was sent; what was left dies with it.
+        """
+        self.left_outputs.append(self.output)
+        self.output = descriptor
+        if len(self.left_outputs) >= MAX_LEFT_OUTPUTS and self.usual_max_jobs is None:
+            self.usual_max_jobs = self.max_jobs
+            self.max_jobs = max(1, self.served + len(self.outstanding))
+        if len(self.left_outputs) > 2 * MAX_LEFT_OUTPUTS:  # a job that makes them by itself
+            os.close(self.left_outputs.pop(0))
 
     def restart_clock(self, head: Lease, now: float) -> None:
         """The head's timeout counts from now."""

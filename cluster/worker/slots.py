@@ -31,6 +31,7 @@ from cluster.worker.channel import (
     FunctionMissing,
     ItemEnded,
     ItemStarted,
+    NewOutput,
     Nonsense,
     Said,
     TooFull,
@@ -187,6 +188,9 @@ class Slots:
                 try:
                     fence, body = open_received(received)
                     message = decode_from_child(body)
+                except NewOutput as renewed:
+                    slot.change_output(renewed.descriptor)
+                    continue
                 except (Nonsense, MsgspecError, EOFError, MemoryError) as error:
                     self.on_nonsense(slot, str(error) or type(error).__name__)
                     is_sound = False

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from cluster.core.records import Certificate, Ending, Fence, Lease, Report
 from cluster.wire.messages import Progress
-from cluster.worker.channel import Finished, FromChild, FunctionMissing, Said
+from cluster.worker.channel import Finished, FromChild, FunctionMissing, Printed, Said
 from cluster.worker.prefetch import count_items
-from cluster.worker.slot import NEVER, Doom, Slot
+from cluster.worker.slot import LOOK_SECONDS, NEVER, Doom, Sent, Slot
 
 if TYPE_CHECKING:
     from cluster.worker.slots import Slots
@@ -61,6 +61,8 @@ def on_word(slots: Slots, slot: Slot, fence: Fence, message: FromChild, now: flo
         return
     if isinstance(message, Said) and fence not in slot.abandoned:
         slots.outbox.progress.append(Progress(fence, message.done, message.total, message.note))
+    elif isinstance(message, Printed) and fence not in slot.abandoned:
+        slots.outbox.progress.append(Progress(fence, 0.0, 0.0, output=message.text, offset=message.offset))
     elif isinstance(message, FunctionMissing):
         slot.known.discard(sent.lease.function)
         lease = slot.remove(fence, now)
@@ -88,6 +90,8 @@ def check(slots: Slots, slot: Slot, now: float) -> float:
     soonest = now + OUTPUT_LOOK_SECONDS
     slot.flood.relieve(slot.output, slots.config.max_output_bytes)
     for fence, sent in list(slot.outstanding.items()):
+        if not sent.is_told:
+            soonest = min(soonest, _tell_begun(slots, fence, sent, now))
         seconds = allowed_seconds(sent.lease)
         if fence in slot.abandoned or seconds == NEVER:
             continue
@@ -102,6 +106,16 @@ def check(slots: Slots, slot: Slot, now: float) -> float:
             slots.outbox.reports.append(_overtime(slots, slot, sent.lease, now - sent.since))
             abandon(slots, slot, fence, is_ordered=False)
     return soonest
+
+
+def _tell_begun(slots: Slots, fence: Fence, sent: Sent, now: float) -> float:
+    """Have the master told that a job runs, once it has for a while; when to look again."""
+    due = sent.since + LOOK_SECONDS
+    if now < due:
+        return due
+    sent.is_told = True
+    slots.outbox.begun.append(fence)
+    return NEVER
 
 
 def allowed_seconds(lease: Lease) -> float:

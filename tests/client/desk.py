@@ -18,6 +18,7 @@ from typing import Any
 import cloudpickle
 
 from cluster.core import chunks
+from cluster.core.printed import Piece, Place
 from cluster.core.records import (
     DEFAULT_OPTIONS,
     SAME_BUDGET,
@@ -62,6 +63,8 @@ class InlineDesk:
         self.defaults = DEFAULT_OPTIONS  # told to sessions that are opened from now on
         self.budgets: list[Budget] = []  # of each requeue
         self.cancels: list[list[JobId]] = []  # each call's jobs
+        self.printed: dict[JobId, bytes] = {}
+        self.reads: list[tuple[JobId, Place]] = []
         self.refuse: Callable[[JobSpec], Refusal | None] = lambda spec: None
         self.failure: Exception | None = None  # raised by the next calls of `submit`
         self.is_accepting = True  # False: jobs run, but nobody is told `accepted` before they ended
@@ -199,6 +202,29 @@ class InlineDesk:
     def result(self, job: JobId) -> Outcome | None:
         outcome = self._record(job).outcome
         return outcome if outcome is not None and outcome.state is JobState.COMPLETED else None
+
+    def read_output(self, job: JobId, place: Place, timeout: float) -> Piece:
+        """What the test has put into `printed`, as one attempt's; over once the job has ended."""
+        deadline = time.monotonic() + timeout
+        with self.lock:
+            self.reads.append((job, place))
+            record = self._record(job)
+            while True:
+                text = self.printed.get(job, b"")[place.seen :]
+                is_over = record.outcome is not None
+                left = deadline - time.monotonic()
+                if text or is_over or left <= 0:
+                    return Piece(text, Place(place.fence, place.seen + len(text)), is_over)
+                self._changed.wait(left)
+
+    def print(self, job: JobId, text: bytes) -> None:
+        """The job prints, and whoever submitted it or watches is told."""
+        with self.lock:
+            self.printed[job] = self.printed.get(job, b"") + text
+            self._changed.notify_all()
+            listeners = list(self._record(job).listeners)
+        for session in listeners:
+            self._tell(session, lambda sink: sink.printed(job))
 
     def explain(self, job: JobId) -> str:
         return f"it is {self._record(job).state.name}"

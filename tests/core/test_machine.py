@@ -297,6 +297,14 @@ class BoardMachine(RuleBasedStateMachine):
             if job.lease == (worker, fence):
                 job.lease = None
 
+    @precondition(lambda self: self.issued)
+    @rule(pick=PICK)
+    def begun(self, pick: int) -> None:
+        """Of any lease that ever was; it moves nothing that a report or an end would find otherwise."""
+        worker, fence = self.issued[-1 - pick % min(len(self.issued), 6)]
+
+        self.handle(events.Begun(worker, (fence,)))
+
     @precondition(lambda self: self.stops)
     @rule(pick=PICK)
     def stopped(self, pick: int) -> None:

@@ -63,6 +63,31 @@ def test_a_heartbeat_says_nothing_of_jobs_that_another_worker_has() -> None:
     assert scene.state("a") is JobState.ASSIGNED
 
 
+def test_a_job_shows_as_running_once_its_worker_says_that_its_attempt_has_begun() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    scene.lease(spec("b"))
+
+    effects = scene.tell(events.Begun(WORKER, (fence, 12345)))
+
+    assert (effects, scene.state("a"), scene.state("b")) == ([], JobState.RUNNING, JobState.ASSIGNED)
+
+
+def test_that_an_attempt_has_begun_is_for_its_own_worker_to_say_and_may_come_late_or_twice() -> None:
+    scene = Scene()
+    fence, other = scene.lease(spec("a")), scene.lease(spec("b"))
+    scene.cancel("b")
+
+    scene.tell(events.Begun("other#1", (fence,)))
+    assert scene.state("a") is JobState.ASSIGNED
+
+    scene.tell(events.Begun(WORKER, (fence, fence, other)))
+    scene.report(success(fence))
+    scene.tell(events.Begun(WORKER, (fence,)))
+
+    assert (scene.state("a"), scene.state("b")) == (JobState.COMPLETED, JobState.CANCELLED)
+
+
 def test_a_silent_worker_is_lost_and_its_jobs_run_elsewhere_at_once() -> None:
     scene = Scene()
     fence = scene.lease(spec("a"))

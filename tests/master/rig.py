@@ -61,6 +61,9 @@ class Notes:
     def progressed(self, job: JobId, progress: Progress) -> None:
         self._note("progressed", (job, progress))
 
+    def printed(self, job: JobId) -> None:
+        self._note("printed", job)
+
     def of(self, kind: str) -> list[Any]:
         return [what for said, what in self.told if said == kind]
 

@@ -15,7 +15,7 @@ from cluster.master import served_work
 from cluster.master.served_work import ServedWorkDesk
 from cluster.wire.calls import FetchFunction, Heartbeat, Register, Tell, Welcome, Work, WorkerArgs, WorkListen
 from cluster.wire.keys import Role
-from cluster.wire.messages import Health, Hello
+from cluster.wire.messages import Health, Hello, Progress
 from cluster.wire.peer import Peer
 from tests.core.builders import TASK, WORKER, spec, success
 from tests.master.rig import DEADLINE_SECONDS, HandStore, Rig
@@ -358,3 +358,29 @@ def test_a_desk_that_stops_answers_those_who_wait_and_refuses_the_rest() -> None
             scene.listen()
         with pytest.raises(MasterUnavailable, match="is stopping"):
             scene.join(number=2)
+
+
+def test_what_runs_and_what_it_prints_is_heard_with_the_rest() -> None:
+    with Scene() as scene:
+        scene.join()
+        scene.submit(spec("a"))
+        (lease,) = scene.listen(credit=1).leases
+
+        scene.tell(begun=(lease.fence,), progress=(Progress(lease.fence, 0.0, 0.0, output=b"text"),))
+
+        assert scene.jobs.info("a").state is JobState.RUNNING
+        assert scene.jobs.output("a") == b"text"
+
+
+def test_output_of_before_the_latest_registration_waits_until_it_is_said_again_from_the_beginning() -> None:
+    with Scene() as scene:
+        scene.join()
+        scene.submit(spec("a"))
+        (lease,) = scene.listen(credit=1).leases
+        scene.join(lease.fence, number=2)
+
+        scene.tell(progress=(Progress(lease.fence, 0.0, 0.0, output=b"late", offset=6),), number=1)
+        early = scene.jobs.output("a")
+        scene.tell(progress=(Progress(lease.fence, 0.0, 0.0, output=b"early late"),), number=2)
+
+        assert (early, scene.jobs.output("a")) == (b"", b"early late")

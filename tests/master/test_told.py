@@ -139,3 +139,23 @@ def test_closing_ends_the_wait_of_whoever_listens() -> None:
 
     thread.join(DEADLINE_SECONDS)
     assert heard == [Told(0, is_gone=True)]
+
+
+def test_that_a_job_printed_is_told_once_for_all_words_of_it() -> None:
+    book = ToldBook(lambda: 0.0)
+    for job in ("a", "b", "a"):
+        book.printed(job)
+
+    first, second = book.listen(0, 0.0), book.listen(0, 0.0)
+
+    assert (sorted(first.printed), second.printed) == (["a", "b"], ())
+
+
+def test_a_closed_book_keeps_no_word_of_what_printed() -> None:
+    book = ToldBook(lambda: 0.0)
+    book.printed("a")
+
+    book.close()
+    book.printed("b")
+
+    assert book.listen(0, 0.0).printed == ()

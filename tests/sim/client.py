@@ -57,6 +57,9 @@ class Line:
     def opened(self, defaults: Options) -> None:
         """See `Sink`. The jobs here say all of their options themselves."""
 
+    def printed(self, job: JobId) -> None:
+        """See `Sink`."""
+
 
 class Client:
     """One user's program."""

@@ -60,6 +60,9 @@ class Sink:
     def opened(self, defaults: Options) -> None:
         pass
 
+    def printed(self, job: JobId) -> None:
+        self.heard.append(f"printed {job}")
+
 
 class Small:
     """A master on a store, driven by hand, and one worker that registered once."""

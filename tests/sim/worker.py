@@ -207,6 +207,10 @@ class Worker:
         self._network.call(
             self, lambda host: host.work.heartbeat(worker, HEALTH), renewed, lambda: None, is_repeatable=True
         )
+        # What runs is said by chance only, and not again: nothing may rely on it.
+        begun = tuple(fence for fence in self.held if self._world.dice.random() < 0.5)
+        if begun:
+            self._network.call(self, lambda host: host.work.begun(worker, begun), lambda _: None, lambda: None)
         self._later(HEARTBEAT_SECONDS, lambda: self._heartbeat(life))
 
     def _guard(self, life: int) -> None:

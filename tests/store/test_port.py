@@ -40,6 +40,7 @@ FULL_SPEC = JobSpec(
     Options(
         name="fit", queue="gpu", priority=-3, retry=RetryRule(max_retries=2, retry_on=("builtins.OSError",)),
         crash_limit=0, timeout=1.5, resources=(("gpu", 2),), memory=(10**9,), labels=(("zone", "lab"),), tags=("a", "b"), result_ttl=9.0,
+        echo=True,
     ),
     after=("job1", "job2"), inputs=("job2",), delay=2.5, at=1e9, expires=7.5, key="once", items=3, batch="m", first=6,
 )  # fmt: skip

@@ -75,7 +75,7 @@ class JobsLine:
         """In slices, so that closing the caller breaks it off."""
         while True:
             told = served.listen(PEER, calls.Listen(said.session, said.seen, SLICE_SECONDS))
-            if told.mark != said.seen or told.is_gone or told.progress:
+            if told.mark != said.seen or told.is_gone or told.progress or told.printed:
                 return told
             if is_closed():
                 raise MasterUnavailable("broken off")

@@ -45,6 +45,7 @@ class RecordingDesk:
         self.gave_back: list[Fence] = []
         self.confirmed: list[Fence] = []
         self.heard: list[Progress] = []
+        self.begun_fences: list[Fence] = []
         self.health: list[Health] = []
         self.hellos: list[Hello] = []
         self.left: list[WorkerId] = []
@@ -188,6 +189,12 @@ class RecordingDesk:
         with self._changed:
             self._check(worker)
             self.heard.extend(progress)
+            self._changed.notify_all()
+
+    def begun(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
+        with self._changed:
+            self._check(worker)
+            self.begun_fences.extend(fences)
             self._changed.notify_all()
 
     def heartbeat(self, worker: WorkerId, health: Health) -> None:

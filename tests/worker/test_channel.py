@@ -20,7 +20,9 @@ from cluster.worker.channel import (
     FunctionMissing,
     ItemEnded,
     ItemStarted,
+    NewOutput,
     Nonsense,
+    Printed,
     Said,
     Task,
     decode_from_child,
@@ -136,12 +138,41 @@ def test_a_descriptor_that_is_no_file_in_memory_is_nonsense_or_empty(pair: tuple
     os.close(write_end)
 
 
+def test_an_output_file_arrives_as_a_descriptor_of_the_receiver_s_own(pair: tuple[Channel, Channel]) -> None:
+    mine, theirs = pair
+    file = os.memfd_create("output")
+    os.write(file, b"words")
+
+    theirs.send_output(7, file)
+    os.close(file)
+    with pytest.raises(NewOutput) as caught:
+        mine.receive()
+
+    assert os.pread(caught.value.descriptor, 10, 0) == b"words"
+    os.close(caught.value.descriptor)
+
+
+def test_an_output_file_that_is_no_file_in_memory_is_nonsense_and_closed(pair: tuple[Channel, Channel]) -> None:
+    mine, theirs = pair
+    read_end, write_end = os.pipe()
+    before = open_descriptors()
+
+    theirs.send_output(7, read_end)
+
+    with pytest.raises(Nonsense, match="output file that is none"):
+        mine.receive()
+    assert open_descriptors() == before
+    os.close(read_end)
+    os.close(write_end)
+
+
 MESSAGES: list[FromChild] = [
     Finished(Report(7, Ending.SUCCEEDED, b"r", seconds=0.5), 1.5),
     ItemStarted(3),
     ItemEnded(Segment(3, 1, b"d")),
     FunctionMissing(b"digest"),
     Said(1.0, 2.0, "half"),
+    Printed(b"text", 5),
 ]
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from cluster.core.printed import runs_of
 from cluster.core.records import Ending
 from cluster.worker.job_context import current_job
-from tests.worker.gate import Gate
+from cluster.worker.leftovers import MARK
+from tests.worker.gate import DEADLINE_SECONDS, Gate
 from tests.worker.recording_desk import RecordingDesk, a_worker
 
 
@@ -107,6 +113,166 @@ def test_a_flood_neither_blocks_the_job_nor_fills_memory(desk: RecordingDesk) ->
     report = desk.reports[fence]
     assert report.output.endswith(b"xthe end")
     assert len(report.output) < 66_000
+
+
+def test_a_flood_without_an_end_of_line_is_read_along_from_both_ends_and_the_job_is_not_held_up(
+    desk: RecordingDesk,
+) -> None:
+    def flood() -> int:
+        for number in range(1024):
+            os.write(1, b"%05d" % number + b"x" * ((1 << 20) - 5))
+        return os.fstat(1).st_size
+
+    fence = desk.put(flood)
+
+    assert desk.result_of(fence) < 1 << 30
+    output = desk.reports[fence].output
+    runs = runs_of(output)
+    assert output.startswith(b"00000xxx")
+    assert [len(run) for _, run in runs] == [16384, 49152]
+    heard = [word for word in desk.heard if word.fence == fence]
+    assert all(len(word.output) <= 65536 for word in heard)
+    assert all(one.offset + len(one.output) <= other.offset for one, other in itertools.pairwise(heard))
+
+
+def test_control_characters_and_nul_are_kept_as_they_are(desk: RecordingDesk) -> None:
+    text = "\0nul \x1b[31mred\x1b[0m \x07\r\x08 \u202e\n"
+
+    assert output_of(desk, desk.put(functools.partial(print, text, end=""))) == text.encode()
+
+
+def test_what_c_code_prints_while_descriptors_are_closed_or_full_of_junk_harms_nobody(desk: RecordingDesk) -> None:
+    def close_and_print() -> int:
+        import ctypes
+
+        os.close(1)
+        os.close(2)
+        return int(ctypes.CDLL(None).puts(b"nowhere"))
+
+    assert desk.report_of(desk.put(close_and_print)).ending is Ending.SUCCEEDED
+    assert output_of(desk, desk.put(print, "next")) == b"next\n"
+
+
+def test_a_thread_that_prints_after_its_job_is_marked_and_what_it_prints_between_jobs_is_nobody_s(
+    desk: RecordingDesk, tmp_path: Path
+) -> None:
+    between, during = Gate(tmp_path), Gate(tmp_path)
+    told = Gate(tmp_path)
+
+    def leave_a_thread() -> None:
+        def linger() -> None:
+            between.pass_through()
+            print("between")
+            told.tell(1)
+            during.pass_through()
+            print("du", end="")
+            print("ring\nlater")
+            told.tell(2)
+
+        threading.Thread(target=linger, daemon=True).start()
+        print("first")
+
+    first = output_of(desk, desk.put(leave_a_thread))
+    between.wait_entered()
+    between.release()
+    assert told.wait_entered() == 1
+    during.wait_entered()
+    job = Gate(tmp_path)
+    fence = desk.put(print_around, job)
+    job.wait_entered()
+    during.release()
+    assert told.wait_entered() == 2
+    job.release()
+
+    assert first == b"first\n"
+    assert output_of(desk, fence) == b"begins\n%bduring\n%blater\nends\n" % (MARK.encode(), MARK.encode())
+    assert output_of(desk, desk.put(print, "third")) == b"third\n"
+
+
+def test_a_process_that_prints_after_its_job_is_nobody_s_and_fills_no_memory(
+    desk: RecordingDesk, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+
+    def leave_a_daemon(gate: Gate) -> None:
+        program = f"while ! test -e {go}; do sleep 0.01; done; echo from a daemon; echo done > {tmp_path}/said; cat"
+        daemon = f"(setsid sh -c '{program}' < /dev/zero &)"  # its `cat` floods for ever
+        subprocess.run(["/bin/sh", "-c", daemon], check=True)
+        print("first")
+        gate.pass_through()
+
+    gate, other = Gate(tmp_path), Gate(tmp_path)
+    first = desk.put(leave_a_daemon, gate)
+    gate.wait_entered()
+    gate.release()
+    assert output_of(desk, first) == b"first\n"
+    fence = desk.put(print_around, other)
+    pid = other.wait_entered()
+
+    go.touch()
+    wait_for((tmp_path / "said").exists)
+    daemon = psutil.Process(pid).children()[-1]
+    wait_for(lambda: size_of(daemon, 1) > 0)
+    wait_for(lambda: size_of(daemon, 1) < 8 << 20)
+    other.release()
+
+    assert output_of(desk, fence) == b"begins\nends\n"
+    assert output_of(desk, desk.put(print, "third")) == b"third\n"
+    for process in (*daemon.children(), daemon):
+        process.kill()
+
+
+def size_of(process: psutil.Process, descriptor: int) -> int:
+    return Path(f"/proc/{process.pid}/fd/{descriptor}").stat().st_size
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)  # sleeps because there is nothing to wait on: the other side is a shell script
+
+
+def test_a_child_with_very_many_processes_left_behind_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.worker.slot.MAX_LEFT_OUTPUTS", 3)
+
+    def leave_one() -> int:
+        subprocess.run(["/bin/sh", "-c", "(setsid sleep 100 &)"], check=True)
+        return os.getpid()
+
+    with a_worker(slots=1) as (desk, _):
+        pids = [desk.result_of(desk.put(leave_one)) for _ in range(7)]
+
+        assert pids == [pids[0]] * 3 + [pids[3]] * 3 + [pids[6]]
+        assert len(set(pids)) == 3
+        assert desk.result_of(desk.put(os.getpid)) == pids[6]
+
+
+def test_a_helper_that_prints_elsewhere_keeps_the_output_file(desk: RecordingDesk) -> None:
+    def keep_a_helper() -> int:
+        helper = subprocess.Popen(["/bin/sleep", "100"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        functools.kept_by_the_test = helper  # type: ignore[attr-defined]
+        return os.fstat(1).st_ino
+
+    def look_again() -> int:
+        time.sleep(0.01)  # sleeps because only a job of some length is looked at
+        return os.fstat(1).st_ino
+
+    def let_go() -> int:
+        helper = functools.kept_by_the_test  # type: ignore[attr-defined]
+        helper.kill()
+        helper.wait()
+        return os.fstat(1).st_ino
+
+    files = [desk.result_of(desk.put(job)) for job in (keep_a_helper, look_again, let_go)]
+
+    assert len(set(files)) == 1
+
+
+def print_around(gate: Gate) -> None:
+    print("begins")
+    gate.pass_through()
+    print("ends")
 
 
 def test_the_words_of_a_job_that_died_are_kept(desk: RecordingDesk) -> None:

@@ -35,9 +35,12 @@ class Diary(RecordingDesk):
     def progress(self, worker: WorkerId, progress: Sequence[Progress]) -> None:
         self._note("progress")
 
+    def begun(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
+        self._note("begun")
+
 
 def full() -> Outbox:
-    return Outbox([Report(1, Ending.SUCCEEDED)], [2], [3], [Progress(4, 1, 2)])
+    return Outbox([Report(1, Ending.SUCCEEDED)], [2], [3], [Progress(4, 1, 2)], [5])
 
 
 def test_everything_is_told_in_order_and_once() -> None:
@@ -46,7 +49,7 @@ def test_everything_is_told_in_order_and_once() -> None:
     outbox.flush(desk, "w")
     outbox.flush(desk, "w")
 
-    assert desk.calls == ["progress", "report", "stopped", "give_back"]
+    assert desk.calls == ["begun", "progress", "report", "stopped", "give_back"]
 
 
 def test_what_was_not_taken_is_told_again() -> None:
@@ -58,7 +61,7 @@ def test_what_was_not_taken_is_told_again() -> None:
 
     outbox.flush(desk, "w")
 
-    assert desk.calls == ["progress", "report", "stopped", "give_back"]
+    assert desk.calls == ["begun", "progress", "report", "stopped", "give_back"]
 
 
 def test_progress_is_not_worth_telling_twice() -> None:
@@ -70,7 +73,7 @@ def test_progress_is_not_worth_telling_twice() -> None:
 
     outbox.flush(desk, "w")
 
-    assert desk.calls == ["report", "stopped", "give_back"]
+    assert desk.calls == ["begun", "report", "stopped", "give_back"]
 
 
 def test_a_cleared_outbox_tells_nothing() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.core.records import Ending
 from cluster.worker.job_context import current_job
-from cluster.worker.threaded_child import Printed
+from cluster.worker.threaded_child import Written
 from tests.worker.recording_desk import RecordingDesk, a_worker
 
 
@@ -44,6 +44,12 @@ def speak(folder: str, word: str) -> tuple[str, int]:
     job = current_job()
     job.progress(1, 2, word)
     return job.id, job.fence
+
+
+def say_and_hold(folder: str, name: str) -> None:
+    print(name, 1)
+    hold(folder, name)
+    print(name, 2)
 
 
 def divide(a: int, b: int) -> float:
@@ -186,8 +192,48 @@ def test_a_process_of_threads_is_replaced_after_so_many_jobs_too() -> None:
         assert max(pids.count(pid) for pid in pids) <= 3
 
 
+def test_what_running_jobs_print_and_that_they_run_is_told(tmp_path: Path) -> None:
+    with a_worker(slots=2, threads=2) as (desk, _):
+        fences = [desk.put(say_and_hold, str(tmp_path), name) for name in ("left", "right")]
+
+        desk.wait(lambda: sorted(desk.begun_fences) == fences, "word that both run")
+        desk.wait(lambda: {word.output for word in desk.heard} == {b"left 1\n", b"right 1\n"}, "output of both")
+        for name in ("left", "right"):
+            (tmp_path / name).touch()
+
+        assert [desk.report_of(fence).output for fence in fences] == [b"left 1\nleft 2\n", b"right 1\nright 2\n"]
+        assert {(word.fence, word.output) for word in desk.heard if word.offset == 0} == {
+            (fences[0], b"left 1\n"),
+            (fences[1], b"right 1\n"),
+        }
+
+
+def test_what_was_printed_is_told_once_with_its_place_and_the_teller_is_rung_for_news_only() -> None:
+    rings: list[int] = []
+    written = Written(1000, lambda: rings.append(1))
+
+    written.add("one ")
+    written.add("two ")
+    first = written.news()
+    written.add("three")
+
+    assert (first, written.news(), written.news()) == ((b"one two ", 0), (b"three", 8), (b"", 13))
+    assert len(rings) == 2
+
+
+def test_of_news_that_are_too_long_the_end_is_told() -> None:
+    written = Written(100, lambda: None)
+    for number in range(1000):
+        written.add(f"{number:04}\n")
+
+    text, place = written.news()
+
+    assert text.endswith(b"0998\n0999\n")
+    assert place + len(text) == 5000
+
+
 def test_of_a_long_text_both_ends_are_kept() -> None:
-    printed, short = Printed(100), Printed(100)
+    printed, short = Written(100, lambda: None), Written(100, lambda: None)
     for number in range(1000):
         printed.add(f"{number:04}\n")
     short.add("all of it")

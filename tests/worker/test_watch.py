@@ -76,6 +76,23 @@ def test_short_jobs_are_queued_in_the_child(tmp_path: Path) -> None:
         assert len(polls) < 200
 
 
+def test_that_a_job_runs_is_told_once_if_it_runs_for_a_while(tmp_path: Path) -> None:
+    with a_worker(slots=2) as (desk, supervisor):
+        function = teach(desk, supervisor)
+        gate = Gate(tmp_path)
+        before = set(desk.begun_fences)  # of short ones, if the machine is that busy
+
+        fence = desk.put(function, gate)
+        desk.wait(lambda: fence in desk.begun_fences)
+        short = [desk.result_of(desk.put(function, None)) for _ in range(100)]
+        gate.release()
+        desk.result_of(fence)
+
+        assert len(short) == 100
+        assert desk.begun_fences.count(fence) == 1
+        assert len(set(desk.begun_fences) - before) < 20
+
+
 def _call(gate: Gate | None) -> bytes:
     import pickle
 
