@@ -77,9 +77,7 @@ def open_to_read(files: StoreFiles, *, is_alone: bool) -> sqlite3.Connection:
     """A connection that only reads. Alone, and where there is no log to be read with it, it makes no file either."""
     has_log = files.wal.exists() and files.wal.stat().st_size > 0
     uri = files.uri("ro") if has_log or not is_alone else f"{files.uri('ro')}&immutable=1"
-    connection = connect(uri, BUSY_SECONDS)
-    connection.execute("PRAGMA query_only = ON")
-    return connection
+    return connect(uri, BUSY_SECONDS)
 
 
 def inspect(connection: sqlite3.Connection, key: bytes, files: StoreFiles) -> Inspection:
