@@ -11,17 +11,15 @@ from cluster.core.effects import Effect, StoredJob
 from cluster.core.explain import explain
 from cluster.core.records import FunctionBlob, JobId, JobInfo, JobSpec
 from cluster.core.states import JobState
-from cluster.errors import MasterUnavailable, Refused, StoreTampered, UnknownJob
+from cluster.errors import Refused, StoreTampered, UnknownJob
 from cluster.master import listing
+from cluster.master.durable import wait_durable
 from cluster.master.purge import purge
 from cluster.wire.desks import Sink
 from cluster.wire.messages import JobHistory, Refusal, Stats, WorkerInfo
 
 if TYPE_CHECKING:
     from cluster.master.master import Master
-
-# For calls that are durable on return. A disk that takes longer is not well.
-DURABLE_SECONDS = 30.0
 
 
 class JobsDesk:
@@ -151,7 +149,7 @@ class JobsDesk:
                 with master.lock:  # its effect is in the log at least: wait for that
                     early = master.committer.append([], durable.set)
         master.after_decision(early)
-        _wait(durable, "requeue")
+        wait_durable(master, durable, "the requeue")
         return [self.info(name) for name in names]
 
     def _decide_requeue(self, names: tuple[JobId, ...], durable: threading.Event, request: str) -> list[Effect]:
@@ -279,11 +277,4 @@ class JobsDesk:
     def _decide_durably(self, event: events.Event) -> None:
         durable = threading.Event()
         self._master.decide(event, durable.set)
-        _wait(durable, "the change")
-
-
-def _wait(durable: threading.Event, what: str) -> None:
-    if not durable.wait(DURABLE_SECONDS):
-        raise MasterUnavailable(
-            f"{what} is decided, but the store has not confirmed it in {DURABLE_SECONDS:g} s; see the master's log"
-        )
+        wait_durable(self._master, durable, "the change")

@@ -540,7 +540,13 @@ class SqliteStore:
 
     def _read(self, query: str, **values: object) -> list[Any]:
         with self._reading:
-            return self._require_open(self._reader).execute(self._queries[query], values).fetchall()
+            return self._fetch(self._require_open(self._reader), query, values)
+
+    def _fetch(self, reader: sqlite3.Connection, query: str, values: dict[str, object]) -> list[Any]:
+        try:
+            return reader.execute(self._queries[query], values).fetchall()
+        except UnicodeEncodeError:  # half a surrogate pair: no text like that is ever stored
+            return []
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Callable[..., list[Any]]]:
@@ -549,7 +555,7 @@ class SqliteStore:
             reader = self._require_open(self._reader)
 
             def read(query: str, **values: object) -> list[Any]:
-                return reader.execute(self._queries[query], values).fetchall()
+                return self._fetch(reader, query, values)
 
             reader.execute("BEGIN")
             try:

@@ -57,7 +57,7 @@ def test_a_worker_that_survives_a_restore_can_settle_nothing_of_the_later_life(t
             assert fresh.refresh().attempts == 1
             assert client.job(early).result(20) == 1024
             with pytest.raises(cluster.UnknownJob):
-                client.job(later)
+                client.job(later).cancel()
         assert worker.poll() is None
         epochs = [int(each) for each in re.findall(r" epoch=(\d+) ", lab.log())]
         assert epochs == [1, 2, 3]

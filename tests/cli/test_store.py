@@ -101,7 +101,7 @@ def test_a_restore_says_what_it_kept_and_the_cluster_goes_on_from_the_backup(sto
     with cluster.local(slots=1, store=f"sqlite:///{store}") as c:
         assert len(list(c.jobs())) == 4
         with pytest.raises(cluster.UnknownJob):
-            c.job(late)
+            c.job(late).cancel()
 
 
 def test_prune_drops_what_is_over_and_makes_the_file_smaller(store: Path, call_alone: Call) -> None:

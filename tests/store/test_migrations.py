@@ -13,7 +13,7 @@ import pytest
 
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
-from cluster.store import migrations
+from cluster.store import sql
 from cluster.store.files import APPLICATION_ID, SCHEMA_VERSION, StoreFiles
 from cluster.store.inspection import check
 from cluster.store.sqlite import SqliteStore
@@ -105,7 +105,7 @@ def test_a_store_of_other_tables_is_refused_and_left_as_it_is(path: Path) -> Non
 
 def test_a_migration_that_fails_in_its_middle_leaves_the_old_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest(path)
-    monkeypatch.setattr(migrations.sql, "script", lambda name: "ALTER TABLE jobs ADD COLUMN x; SELECT nothing;")
+    monkeypatch.setattr(sql, "script", lambda name: "ALTER TABLE jobs ADD COLUMN x; SELECT nothing;")
 
     with pytest.raises(StoreError):
         SqliteStore(path).open()
@@ -125,9 +125,9 @@ def test_a_step_changes_tables_and_data_in_one_transaction(path: Path, monkeypat
     connection.execute("DROP INDEX jobs_by_id")
     connection.commit()
     connection.close()
-    real = migrations.sql.script
+    real = sql.script
     step = "CREATE UNIQUE INDEX jobs_by_id ON jobs (id); DELETE FROM queues;"
-    monkeypatch.setattr(migrations.sql, "script", lambda name: step if name == "migrate_from_1.sql" else real(name))
+    monkeypatch.setattr(sql, "script", lambda name: step if name == "migrate_from_1.sql" else real(name))
     store = SqliteStore(path)
 
     opening = store.open()

@@ -255,7 +255,7 @@ def test_a_restore_that_is_killed_anywhere_is_undone_or_can_be_finished_and_neve
 ) -> None:
     add_job(path)
     add_job(path)
-    found = set()
+    found: set[tuple[int, ...]] = set()
     for count in range(60):
         shutil.copytree(path.parent, folder := tmp_path / str(count))
         place = folder / "runs.db"
