@@ -63,7 +63,8 @@ def reason(error: Exception, path: Path, busy_timeout_seconds: float) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether there was no room for a write."""
-    return _name_of(error).startswith("SQLITE_FULL")
+    # The log's index can't grow: SQLite tells that from other faults by this name alone.
+    return _name_of(error).startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"))
 
 
 def _name_of(error: BaseException) -> str:
