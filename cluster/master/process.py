@@ -29,13 +29,14 @@ from pathlib import Path
 from msgspec import Struct
 
 from cluster.core.handlers import Settings
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, StoreError
 from cluster.master.master import Master
 from cluster.master.served_admin import ServedAdminDesk
 from cluster.master.served_jobs import ServedJobsDesk
 from cluster.master.served_work import ServedWorkDesk
 from cluster.master.statistics import StatisticsDuty
 from cluster.store.locate import open_store
+from cluster.store.passing import may_pass
 from cluster.wire.address import parse_address
 from cluster.wire.keys import load_key, make_keys
 from cluster.wire.manager import ClusterManager
@@ -48,6 +49,7 @@ LOOK_SECONDS = 0.05
 # After a drain: for clients to hear the last outcomes, and for calls in hand to be answered.
 FAREWELL_SECONDS = 2.0
 MISTAKE = 2
+PASSING = 75  # EX_TEMPFAIL of sysexits.h: the store can't be used now, and may be later; its keeper goes on trying
 MAX_DESCRIPTORS = 8192  # the door's 2,048 connections, with room for what else a process opens
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -67,7 +69,10 @@ class MasterConfig(Struct, frozen=True, kw_only=True):
 
 
 def run_master(config: MasterConfig) -> int:
-    """Be a master until told to stop; the exit status: 0 after a stop, 2 if it can't be started as it is configured."""
+    """Be a master until told to stop.
+
+    The exit status: 0 after a stop, 2 if it can't be started as it is configured, 75 if its disk does not let it start.
+    """
     with _waiting_for_signals():
         try:
             _set_up_log(config.log_level)
@@ -75,7 +80,7 @@ def run_master(config: MasterConfig) -> int:
             service = Service(config)
         except ClusterError as error:
             sys.stderr.write(f"cluster master: {error}\n")
-            return MISTAKE
+            return PASSING if isinstance(error, StoreError) and may_pass(error) else MISTAKE
         try:
             service.start()
             _say_ready(config.ready_fd, f"ready {service.server.address}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import cluster
+from cluster.deploy.kept_part import PASSING_STATUS
 from cluster.deploy.load import load_config
 from cluster.deploy.status import status
 from cluster.store.files import StoreFiles
@@ -131,7 +133,9 @@ def test_a_full_disk_refuses_with_the_reason_loses_nothing_and_goes_on_once_ther
         assert again.stats().paused == ("later",)
 
 
-def test_a_store_on_a_full_disk_says_so_when_it_is_opened_and_opens_once_there_is_space(disk: Path) -> None:
+def test_a_store_on_a_full_disk_says_so_when_it_is_opened_and_opens_once_there_is_space(
+    disk: Path, tmp_path: Path
+) -> None:
     store = f"sqlite:///{disk}/lab.db"
     with cluster.local(slots=1, store=store) as c:
         name = c.submit(pow, (2, 10)).accepted(20).id
@@ -141,9 +145,39 @@ def test_a_store_on_a_full_disk_says_so_when_it_is_opened_and_opens_once_there_i
     with pytest.raises(cluster.StoreError, match="the disk is full"), cluster.local(slots=1, store=store):
         pass
 
+    master = subprocess.run(
+        [sys.executable, "-m", "cluster", "master", "--bind", "tcp://127.0.0.1:0", "--store", store, "--keys", "keys"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert "the disk is full" in master.stderr
+    assert master.returncode == PASSING_STATUS  # which tells its keeper to go on trying
+
     filler.unlink()
     with cluster.local(slots=1, store=store) as c:
         assert c.job(name).result(20) == 1024
+
+
+def test_a_master_that_dies_on_a_full_disk_comes_back_once_there_is_space(disk: Path, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(LAB.format(disk=disk))
+    with cluster.launch(file) as c:
+        config = load_config(file, environment={})
+        name = c.submit(pow, (2, 10)).accepted(20).id
+        filler = fill(disk)
+        pid = status(config).master.pid
+        os.kill(pid, signal.SIGKILL)
+        for left in (".lock", "-shm"):  # so that to open the store takes space
+            (disk / f"jobs.db{left}").unlink(missing_ok=True)
+        fill(disk)
+        wait_until(lambda: status(config).master.restarts >= 2 and "full" in status(config).master.trouble)
+
+        told = status(config)
+        filler.unlink()
+
+        assert told.master.state in {"waiting", "starting"}
+        assert "the disk is full" in told.master.trouble
+        wait_until(lambda: status(config).master.state == "ready")
+        assert c.job(name).result(30) == 1024
 
 
 # --- another program ----------------------------------------------------------------------------------------------------
