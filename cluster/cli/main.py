@@ -1,7 +1,8 @@
 """The `cluster` command: its groups, its exit statuses, and nothing else.
 
-Exit status 0: done. 1: a job failed, a store is not sound, or the demo lost a job. 2: the caller's mistake, told in one sentence. 70: a defect of
-the kit. 130: Ctrl-C. A submitted command's own status goes before these, as does 124 where `job wait` ran out of time.
+Exit status 0: done. 1: a job failed, a store is not sound, or the demo lost a job. 2: the caller's mistake, told in one
+sentence. 70: a defect of the kit. 75: the store of `cluster master` can't be used now, and may be later (a full disk).
+130: Ctrl-C. A submitted command's own status goes before these, as does 124 where `job wait` ran out of time.
 Each command imports what it needs when it runs, so that `cluster --help` answers at once.
 """
 
