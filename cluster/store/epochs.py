@@ -78,9 +78,11 @@ class EpochFile:
 
     def log_merged(self, key: bytes) -> None:
         """The database has all that the log had."""
-        witness = self.read(key)
-        if witness is not None and witness.is_log_needed:
-            self.write(key, witness.epoch, is_log_needed=False)
+        self._say_of_log(key, is_needed=False)
+
+    def log_begun(self, key: bytes) -> None:
+        """From now on the log may hold what the database lacks."""
+        self._say_of_log(key, is_needed=True)
 
     def require_log(self, key: bytes, log: Path) -> None:
         """Refuse to go on without a log that had commits: they would be lost without a word."""
@@ -91,6 +93,11 @@ class EpochFile:
                 f"its last cluster did not close it, and its log {log} is gone, with commits that the database lacks; "
                 f"put the log back, or restore a backup (if another program has merged the log: `rm {self._path}`)",
             )
+
+    def _say_of_log(self, key: bytes, *, is_needed: bool) -> None:
+        witness = self.read(key)
+        if witness is not None and witness.is_log_needed != is_needed:
+            self.write(key, witness.epoch, is_log_needed=is_needed)
 
     def _overwrite(self, text: bytes) -> bool:
         try:

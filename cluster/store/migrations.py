@@ -10,6 +10,7 @@ The version is asked of a connection here, and not read from the header: the log
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from cluster.store import sql
 from cluster.store.connection import connect, has_tables_of_today
 from cluster.store.copying import copy_database, copy_key, unused_name
 from cluster.store.files import OLDEST_SCHEMA_VERSION, SCHEMA_VERSION, StoreFiles
+
+LOG = logging.getLogger("cluster.store")
 
 
 def bring_up_to_date(store: str, files: StoreFiles) -> Path | None:
@@ -40,6 +43,9 @@ def bring_up_to_date(store: str, files: StoreFiles) -> Path | None:
             for made in (copy, copy.with_name(copy.name + ".key")):
                 made.unlink(missing_ok=True)
             raise
+    LOG.warning(
+        "store %s: migrated from schema %d to %d; as it was it is kept as %s", store, version, SCHEMA_VERSION, copy
+    )
     return copy
 
 

@@ -55,6 +55,7 @@ from cluster.store.port import Opening, without_payloads
 from cluster.store.rows import BadSealError
 from cluster.store.scribe import Row
 from cluster.store.seal import Seal
+from cluster.store.turns import Turns
 
 # Above this, a group is several statements. Bounded by SQLite's limit on parameters (32,766 since 3.32), and by memory:
 # a prepared statement of 2,048 rows takes about 2 MB.
@@ -101,9 +102,8 @@ class SqliteStore:
         self._max_rows = MAX_ROWS_PER_STATEMENT
         self._inserts: dict[int, str] = {}
         self._pid = 0
-        # Taken to get at `_writing`, by commits and by whoever files for a reader: so they take turns.
-        self._turn = threading.Lock()
         self._writing = threading.Lock()
+        self._turns = Turns(self._writing)  # for commits, and for whoever files for a reader
         self._reading = threading.Lock()
         self._is_cut_off = False  # the connections were closed to begin a new log, and could not be opened again
         self._writer: sqlite3.Connection | None = None
@@ -175,8 +175,8 @@ class SqliteStore:
         _connections_of_parents.extend(inherited)
         self._reader = self._writer = None
         self._unfiled.clear()
-        # A parent's thread may have held them.
-        self._reading, self._writing, self._turn = threading.Lock(), threading.Lock(), threading.Lock()
+        self._reading, self._writing = threading.Lock(), threading.Lock()  # a parent's thread may have held them
+        self._turns = Turns(self._writing)
 
     def _connect(self) -> None:
         wait = self._busy_timeout_seconds
@@ -231,7 +231,7 @@ class SqliteStore:
         """See `Store.commit`. Durable on return."""
         if not records:
             return
-        with self._my_turn_to_write():
+        with self._turns:
             with self._told():
                 self._come_back()
                 writer = self._require_open(self._writer)
@@ -259,7 +259,9 @@ class SqliteStore:
         """See `Store.tidy`: file a piece of the journal."""
         if self._unfiled:
             with self._told(), self._writing:
+                self._come_back()
                 self._file_pieces(to_the_end=False)
+                self._require_files()
         return bool(self._unfiled)
 
     def _file_all(self) -> None:
@@ -269,20 +271,10 @@ class SqliteStore:
         """
         end = self._next_entry
         while self._unfiled:
-            with self._told(), self._my_turn_to_write():
+            with self._told(), self._turns:
                 if not self._unfiled or self._unfiled[0][0] >= end:
                     return
                 self._file_pieces(to_the_end=False)
-
-    @contextlib.contextmanager
-    def _my_turn_to_write(self) -> Iterator[None]:
-        """Hold `_writing`. Whoever waits for it is next: a lock that is let go and taken again at once would stay here."""
-        with self._turn:
-            self._writing.acquire()
-        try:
-            yield
-        finally:
-            self._writing.release()
 
     def _file_pieces(self, *, to_the_end: bool) -> None:
         """File the oldest entries of the journal, a bounded piece or all of them. The caller holds `_writing`."""
@@ -317,19 +309,28 @@ class SqliteStore:
             (is_busy, _, _) = self._require_open(self._writer).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_busy:
                 raise StoreError(self.url, "its log was deleted, and another program keeps it from being written back")
-            self._is_cut_off = True
-            for each in (self._reader, self._writer):
-                if each is not None:
-                    each.close()
-            self._reader = self._writer = None
+            self._epochs.log_merged(self._key)
+            self._cut_off()
         self._come_back()
+
+    def _cut_off(self) -> None:
+        self._is_cut_off = True
+        for each in (self._reader, self._writer):
+            if each is not None:
+                each.close()
+        self._reader = self._writer = None
 
     def _come_back(self) -> None:
         """Open what `_require_files` had to close."""
         if self._is_cut_off:
             with self._reading:
-                self._connect()
-                self._files.remember()
+                try:
+                    self._connect()
+                    self._files.remember()
+                    self._epochs.log_begun(self._key)
+                except BaseException:
+                    self._cut_off()
+                    raise
             self._is_cut_off = False
 
     def _execute(self, writer: sqlite3.Connection, statement: str, values: Sequence[Any]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,31 @@ def test_a_log_that_is_deleted_while_in_use_costs_nothing(store: SqliteStore, pa
     assert [path.with_name(f"runs.db{end}").exists() for end in ("-wal", "-shm")] == [False, False]
     store.open()
     assert all(store.find(f"job{seq}") for seq in (10, 11, 12))
+    store.close()
+
+
+def test_a_log_that_can_not_be_begun_anew_is_tried_again_and_not_asked_for_meanwhile(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.with_name("runs.db-wal").unlink()
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cluster.store.sqlite.open_reader", fail)
+        for _ in range(2):
+            with pytest.raises(StoreError, match="unable to open"):
+                store.commit([admitted(10)])
+        witness = EpochFile("s", path.with_name("runs.db.epoch")).read(path.with_name("runs.db.key").read_bytes())
+        assert witness is not None
+        assert not witness.is_log_needed  # killed here, it opens again with all that was acknowledged
+
+    store.commit([admitted(10)])
+    assert store.find("job10") is not None
+    store.close()
+    store.open()
+    assert store.find("job10") is not None
     store.close()
 
 

@@ -44,7 +44,7 @@ def test_a_commit_waits_for_one_piece_of_a_reader_s_filing_and_not_for_all(
     reader.start()
     assert is_filing.wait(DEADLINE_SECONDS)
     committer.start()
-    wait_until(store._turn.locked)  # the committer stands in line: it holds the turn, and waits for the lock
+    wait_until(store._turns.line.locked)  # the committer stands in line: it holds the turn, and waits for the lock
     may_go_on.set()
     reader.join(DEADLINE_SECONDS)
     committer.join(DEADLINE_SECONDS)
