@@ -1,7 +1,8 @@
 """The `cluster` command: its groups, its exit statuses, and nothing else.
 
-Exit status 0: done. 1: a job failed, or the demo lost one. 2: the caller's mistake, told in one sentence. 70: a defect of
-the kit. 130: Ctrl-C. A submitted command's own status goes before these, as does 124 where `job wait` ran out of time.
+Exit status 0: done. 1: a job failed, a store is not sound, or the demo lost a job. 2: the caller's mistake, told in one
+sentence. 70: a defect of the kit. 75: the store of `cluster master` can't be used now, and may be later (a full disk).
+130: Ctrl-C. A submitted command's own status goes before these, as does 124 where `job wait` ran out of time.
 Each command imports what it needs when it runs, so that `cluster --help` answers at once.
 """
 
@@ -14,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli import cancelling, dead, jobs, lifecycle, processes, queues, replaying
+from cluster.cli import cancelling, dead, jobs, lifecycle, processes, queues, replaying, store
 from cluster.cli.option_groups import INTERRUPTED_STATUS
 from cluster.cli.submit import SubmitCommand, submit
 from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
@@ -63,6 +64,7 @@ jobs.app.command()(replaying.replay)
 app.add_typer(jobs.app, name="job")
 app.add_typer(dead.app, name="dead")
 app.add_typer(queues.app, name="queue")
+app.add_typer(store.app, name="store")
 processes.add_to(app)
 
 

@@ -23,8 +23,9 @@ its `keys`.
 **Output.** Data goes to standard output, everything else to standard error. On a terminal tables fit its width; elsewhere
 nothing is cut off. `--json` prints one JSON document.
 
-**Exit status.** 0: done. 1: a job failed. 2: a mistake of yours, told in one sentence. 70: a defect of the kit. 124:
-`job wait --timeout` ran out. 130: Ctrl-C. `submit --wait -- COMMAND` ends with the command's own status.
+**Exit status.** 0: done. 1: a job failed, or a store is not sound. 2: a mistake of yours, told in one sentence. 70: a
+defect of the kit. 75: the store of `master` can't be used now, and may be later (a full disk). 124: `job wait --timeout`
+ran out. 130: Ctrl-C. `submit --wait -- COMMAND` ends with the command's own status.
 
 **Ctrl-C.** `master` and `worker` drain at the first and kill at the second. `submit --wait` and `job wait` detach: the
 job goes on, and its id is printed.

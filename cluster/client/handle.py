@@ -25,7 +25,7 @@ from cluster.client.submission import id_of_key, spec_of
 from cluster.client.task import defaults_of
 from cluster.core.records import JobId, JobInfo, JobSpec
 from cluster.core.states import JobState
-from cluster.errors import MasterUnavailable
+from cluster.errors import MasterUnavailable, UnknownJob
 from cluster.wire.desks import JobsDesk
 from cluster.wire.messages import Stats, WorkerInfo
 
@@ -198,6 +198,8 @@ class Cluster:
 
     def job(self, job_id: JobId) -> Job[Any]:
         """A future of any job of this cluster, by whomever and whenever submitted. Raises `UnknownJob`."""
+        if not option_values.is_storable(job_id):
+            raise UnknownJob(job_id)  # it can't even be asked for: no message or record holds such a text
         return self._session.attach(job_id)
 
     def batch(self, batch_id: str, *, ordered: bool = True, errors: Errors = "raise") -> Batch[Any]:

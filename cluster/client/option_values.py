@@ -145,12 +145,13 @@ def text(name: str, value: object) -> str:
     """A text that is not empty."""
     if not isinstance(value, str):
         raise _wrong_type(name, value, "a text")
-    if not _is_storable(value):
+    if not is_storable(value):
         raise _wrong_value(name, value, f"a text of 1 to {MAX_TEXT_LENGTH} characters, none of them NUL or a surrogate")
     return str(value)
 
 
-def _is_storable(value: str) -> bool:
+def is_storable(value: str) -> bool:
+    """Whether a text may stand in a record at all."""
     if not value or len(value) > MAX_TEXT_LENGTH or "\0" in value:
         return False
     try:
@@ -252,7 +253,7 @@ def _job_id(value: object) -> JobId | None:
         return value.id
     if isinstance(value, Future):  # the kit's Job; another library's future has no id
         value = getattr(value, "id", None)
-    return value if isinstance(value, str) and _is_storable(value) else None
+    return value if isinstance(value, str) and is_storable(value) else None
 
 
 # --- retries ------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ MAX_DELAY_SECONDS = 10.0
 # A part that dies sooner after a start than this is not started at once.
 SETTLED_SECONDS = 10.0
 MISTAKE_STATUS = 2  # the exit status of a user's mistake: the same again would end the same
+PASSING_STATUS = 75  # a master whose disk is full, or does not answer: once it has worked, it will again
 _TAIL_BYTES = 4096
 _WHO_SAYS_IT = re.compile(r"^cluster(?: \w+)?: ")
 
@@ -167,13 +168,13 @@ class KeptPart:
             LOG.info("stopped part=%s status=%s", self.part.name, status)
             return
         reason = self._reason(status)
-        if not was_ready:
+        if not was_ready and status != PASSING_STATUS:
             self._unready_deaths += 1
         if self._unready_deaths >= MAX_UNREADY_DEATHS:
             again = f"it died {self._unready_deaths} times before it was ready; see {self.part.log}"
             self._died(f"{reason}; {again}", is_hopeless=True)
         else:
-            self._died(reason, is_hopeless=status == MISTAKE_STATUS and not self._is_proven)
+            self._died(reason, is_hopeless=status in {MISTAKE_STATUS, PASSING_STATUS} and not self._is_proven)
 
     def _died(self, trouble: str, *, is_hopeless: bool) -> None:
         self._trouble = trouble

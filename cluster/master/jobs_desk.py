@@ -12,17 +12,15 @@ from cluster.core.explain import explain
 from cluster.core.printed import Piece, Place
 from cluster.core.records import SAME_BUDGET, Budget, FunctionBlob, JobId, JobInfo, JobSpec, Outcome
 from cluster.core.states import JobState
-from cluster.errors import MasterUnavailable, Refused, StoreTampered, UnknownJob
+from cluster.errors import Refused, StoreTampered, UnknownJob
 from cluster.master import listing, reading
+from cluster.master.durable import wait_durable
 from cluster.master.purge import purge
 from cluster.wire.desks import Sink
 from cluster.wire.messages import JobHistory, JobParts, Refusal, Stats, WorkerInfo
 
 if TYPE_CHECKING:
     from cluster.master.master import Master
-
-# For calls that are durable on return. A disk that takes longer is not well.
-DURABLE_SECONDS = 30.0
 
 
 class JobsDesk:
@@ -156,7 +154,7 @@ class JobsDesk:
                 with master.lock:  # its effect is in the log at least: wait for that
                     early = master.committer.append([], durable.set)
         master.after_decision(early)
-        _wait(durable, "requeue")
+        wait_durable(master, durable, "the requeue")
         return [self.info(name) for name in wanted.jobs]
 
     def _decide_requeue(self, wanted: events.Requeue, durable: threading.Event, request: str) -> list[Effect]:
@@ -306,11 +304,4 @@ class JobsDesk:
     def _decide_durably(self, event: events.Event) -> None:
         durable = threading.Event()
         self._master.decide(event, durable.set)
-        _wait(durable, "the change")
-
-
-def _wait(durable: threading.Event, what: str) -> None:
-    if not durable.wait(DURABLE_SECONDS):
-        raise MasterUnavailable(
-            f"{what} is decided, but the store has not confirmed it in {DURABLE_SECONDS:g} s; see the master's log"
-        )
+        wait_durable(self._master, durable, "the change")

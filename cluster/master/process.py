@@ -29,7 +29,7 @@ from msgspec import Struct
 
 from cluster.core.handlers import Settings
 from cluster.core.records import DEFAULT_OPTIONS, Options
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, StoreError
 from cluster.log_lines import set_up_log, tell_mistake
 from cluster.master.master import Master
 from cluster.master.retention import Retention
@@ -38,6 +38,7 @@ from cluster.master.served_jobs import ServedJobsDesk
 from cluster.master.served_work import ServedWorkDesk
 from cluster.master.statistics import StatisticsDuty
 from cluster.store.locate import open_store
+from cluster.store.passing import may_pass
 from cluster.wire.address import parse_address
 from cluster.wire.keys import load_key, make_keys
 from cluster.wire.manager import ClusterManager
@@ -50,6 +51,7 @@ LOOK_SECONDS = 0.05
 # After a drain: for clients to hear the last outcomes, and for calls in hand to be answered.
 FAREWELL_SECONDS = 2.0
 MISTAKE = 2
+PASSING = 75  # EX_TEMPFAIL of sysexits.h: the store can't be used now, and may be later; its keeper goes on trying
 MAX_DESCRIPTORS = 8192  # the door's 2,048 connections, with room for what else a process opens
 
 
@@ -71,7 +73,10 @@ class MasterConfig(Struct, frozen=True, kw_only=True):
 
 
 def run_master(config: MasterConfig) -> int:
-    """Be a master until told to stop; the exit status: 0 after a stop, 2 if it can't be started as it is configured."""
+    """Be a master until told to stop.
+
+    The exit status: 0 after a stop, 2 if it can't be started as it is configured, 75 if its disk does not let it start.
+    """
     with _waiting_for_signals():
         try:
             set_up_log(config.log_level, config.log_format)
@@ -79,7 +84,7 @@ def run_master(config: MasterConfig) -> int:
             service = Service(config)
         except ClusterError as error:
             tell_mistake("cluster master", error)
-            return MISTAKE
+            return PASSING if isinstance(error, StoreError) and may_pass(error) else MISTAKE
         try:
             service.start()
             _say_ready(config.ready_fd, f"ready {service.server.address}")

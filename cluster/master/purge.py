@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from cluster.core.effects import Purged
 from cluster.core.records import JobId
 from cluster.core.states import JobState
-from cluster.errors import MasterUnavailable, Refused
+from cluster.errors import Refused
+from cluster.master.durable import wait_durable
 
 if TYPE_CHECKING:
     from cluster.master.master import Master
-
-DURABLE_SECONDS = 30.0
 
 
 def purge(master: Master, jobs: Sequence[JobId]) -> int:
@@ -41,10 +40,7 @@ def purge(master: Master, jobs: Sequence[JobId]) -> int:
                     raise Refused(f"job {record.job} is in use; purge it once it has ended as a dead letter")
             master.committer.append(list(records), durable.set)
         master.committer.kick()
-        if not durable.wait(DURABLE_SECONDS):
-            raise MasterUnavailable(
-                f"the purge is decided, but the store has not confirmed it in {DURABLE_SECONDS:g} s; see the master's log"
-            )
+        wait_durable(master, durable, "the purge")
     return len(records)
 
 

@@ -18,7 +18,7 @@ _TABLES = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite
 
 def open_writer(store: str, uri: str, busy_timeout_seconds: float) -> sqlite3.Connection:
     """The one connection that writes and checkpoints, with its inbox."""
-    writer = _connection(uri, busy_timeout_seconds)
+    writer = connect(uri, busy_timeout_seconds)
     try:
         _require_schema(store, writer)
         (mode,) = writer.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -35,7 +35,7 @@ def open_writer(store: str, uri: str, busy_timeout_seconds: float) -> sqlite3.Co
 
 def open_reader(uri: str, busy_timeout_seconds: float, queries: dict[str, str]) -> sqlite3.Connection:
     """The connection that reads; open it after the writer, which makes the log's index that it needs."""
-    reader = _connection(uri, busy_timeout_seconds)
+    reader = connect(uri, busy_timeout_seconds)
     try:
         reader.execute(queries["make_stories"])
     except BaseException:
@@ -63,14 +63,16 @@ def reason(error: Exception, path: Path, busy_timeout_seconds: float) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether there was no room for a write."""
-    return _name_of(error).startswith("SQLITE_FULL")
+    # The log's index can't grow: SQLite tells that from other faults by this name alone.
+    return _name_of(error).startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"))
 
 
 def _name_of(error: BaseException) -> str:
     return str(getattr(error, "sqlite_errorname", ""))
 
 
-def _connection(uri: str, busy_timeout_seconds: float) -> sqlite3.Connection:
+def connect(uri: str, busy_timeout_seconds: float) -> sqlite3.Connection:
+    """A connection as this room wants each of its connections."""
     connection = sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, timeout=busy_timeout_seconds, cached_statements=64
     )
@@ -83,10 +85,14 @@ def _connection(uri: str, busy_timeout_seconds: float) -> sqlite3.Connection:
     return connection
 
 
-def _require_schema(store: str, connection: sqlite3.Connection) -> None:
-    """Refuse a file with other tables than ours, and above all with a trigger in it."""
+def has_tables_of_today(connection: sqlite3.Connection) -> bool:
+    """Whether a database has our tables and nothing else, above all no trigger."""
     with contextlib.closing(sqlite3.connect(":memory:")) as model:
         model.executescript(sql.script("schema.sql"))
         expected = model.execute(_TABLES).fetchall()
-    if connection.execute(_TABLES).fetchall() != expected:
+    return connection.execute(_TABLES).fetchall() == expected
+
+
+def _require_schema(store: str, connection: sqlite3.Connection) -> None:
+    if not has_tables_of_today(connection):
         raise StoreTampered(store, "its tables are not those of a cluster store; restore it from a backup")

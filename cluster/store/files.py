@@ -2,7 +2,8 @@
 
     runs.db        the database          runs.db.key    what seals its rows (seal.py)
     runs.db-wal    its write-ahead log   runs.db-shm    the log's index        (both SQLite's, both with the mode of runs.db)
-    runs.db.lock   who has it open (lock.py)
+    runs.db.lock   who has it open (lock.py)                 runs.db.epoch  what a restored database can't know (epochs.py)
+    runs.db.restoring   a restored database about to be moved into place (restore.py); until it is, nobody opens the store
 
 Everything here happens under the store's lock. A new database is made whole under another name, in SQLite's rollback
 mode so that its header is final, and then moved into place: the name `runs.db` never leads to a half-made one.
@@ -19,10 +20,12 @@ from pathlib import Path
 
 from cluster.errors import StoreError, StoreUnsafe
 from cluster.store import sql
+from cluster.store.epochs import sync_folder
 from cluster.store.seal import KEY_BYTES
 
 APPLICATION_ID = 0x434C5553  # "CLUS", as `file` and other programs see it
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OLDEST_SCHEMA_VERSION = 1  # from which migrations.py leads up
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -38,8 +41,12 @@ class StoreFiles:
         self.database = path
         self.key_file = path.with_name(path.name + ".key")
         self.lock_file = path.with_name(path.name + ".lock")
-        self._wal = path.with_name(path.name + "-wal")
+        self.epoch_file = path.with_name(path.name + ".epoch")
+        self.restoring = path.with_name(path.name + ".restoring")
+        self.wal = path.with_name(path.name + "-wal")
         self._others = [path.with_name(path.name + end) for end in ("-shm", "-journal")]
+        # What the names led to when the store was opened, by `remember`.
+        self._in_use: dict[Path, tuple[int, int]] = {}
 
     def require_folder(self) -> None:
         """Refuse a store in a folder that is not there: a typing error must not make one."""
@@ -48,8 +55,13 @@ class StoreFiles:
 
     def prepare(self) -> bytes:
         """Make the store if it is not there, refuse what is not a sound one, and hand over its key."""
-        for path in (self.database, self.key_file, self._wal, *self._others):
-            self._require_private(path)
+        self.require_private()
+        if self.restoring.exists():
+            raise StoreError(
+                self._store,
+                f"a restore was interrupted, and {self.restoring} is still to be moved into place; "
+                "run the same `cluster store restore` again",
+            )
         try:
             if not self.database.exists() or not self.database.stat().st_size:
                 return self._create()
@@ -58,14 +70,49 @@ class StoreFiles:
         except OSError as error:
             raise StoreError(self._store, f"its files can't be read or made: {error}") from error
 
+    def parts(self) -> list[Path]:
+        """The files that are the store, by the names that they may have; the database first."""
+        return [self.database, self.wal, *self._others, self.key_file]
+
+    def require_private(self) -> None:
+        """Refuse files that others can use, or that are not ours."""
+        for path in (self.database, self.key_file, self.epoch_file, self.restoring, self.wal, *self._others):
+            self._require_private(path)
+
+    def identify(self) -> bytes:
+        """Refuse what is not there or is no store that this version may read; else its key. Changes nothing."""
+        self.require_private()
+        try:
+            if not self.database.exists() or not self.database.stat().st_size:
+                raise StoreError(self._store, f"there is no store at {self.database}; look for a typing error")
+            self._identify()
+            return self._read_key()
+        except OSError as error:
+            raise StoreError(self._store, f"its files can't be read: {error}") from error
+
     def uri(self, mode: str) -> str:
         """What SQLite is told to open; it never creates."""
         return f"{self.database.as_uri()}?mode={mode}"
 
+    def remember(self) -> None:
+        """Note which files are in use from now on."""
+        self._in_use = {path: _identity(path.stat()) for path in (self.database, self.wal, self._others[0])}
+
+    def moved(self) -> list[Path]:
+        """The files in use that their names no longer lead to: what is written to them now is lost when we close."""
+        found = []
+        for path, name in self._in_use.items():
+            try:
+                if _identity(path.stat()) != name:
+                    found.append(path)
+            except FileNotFoundError:
+                found.append(path)
+        return found
+
     def size(self) -> int:
         """Bytes on disk. By stat: to open and close the file here would drop SQLite's own locks on it."""
         total = 0
-        for path in (self.database, self._wal):
+        for path in (self.database, self.wal):
             with contextlib.suppress(FileNotFoundError):
                 total += path.stat().st_size
         return total
@@ -102,11 +149,11 @@ class StoreFiles:
                 f"it was written by a newer version of cluster (schema {version}, this one knows {SCHEMA_VERSION}); "
                 "upgrade with `pip install -U cluster-kit`",
             )
-        if version < SCHEMA_VERSION:
+        if version < OLDEST_SCHEMA_VERSION:
             raise StoreError(self._store, f"its schema version {version} never was; restore the file from a backup")
         # A crash while the log was being written back may leave a short file, which the log then mends.
         size = pages * int.from_bytes(header[16:18], "big")
-        if self.database.stat().st_size < size and not self._wal.exists():
+        if self.database.stat().st_size < size and not self.wal.exists():
             raise StoreError(self._store, f"the file is damaged: of its {size} bytes some are missing; restore it")
 
     def _read_key(self) -> bytes:
@@ -125,7 +172,7 @@ class StoreFiles:
     # --- a new one ----------------------------------------------------------------------------------------------
 
     def _create(self) -> bytes:
-        for path in (self._wal, *self._others):
+        for path in (self.wal, *self._others):
             if path.exists() and path.stat().st_size > _WAL_HEADER_BYTES:
                 # SQLite would replay it into whatever is called runs.db now.
                 raise StoreError(
@@ -147,7 +194,7 @@ class StoreFiles:
         finally:
             new.unlink(missing_ok=True)
             journal.unlink(missing_ok=True)
-        _sync_folder(self.database.parent)
+        sync_folder(self.database.parent)
         return key
 
     def _fill(self, path: Path) -> None:
@@ -180,10 +227,5 @@ def _touch(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new names themselves durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

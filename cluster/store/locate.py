@@ -36,6 +36,17 @@ def open_store(url: str) -> Store:
     raise Refused(f"{url!r} names no store; {hint}A store is {_FORMS}")
 
 
+def file_of(url: str) -> Path:
+    """The database that a store's URL names. Raises `Refused` for a store that is no file."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite":
+        return _sqlite_path(url, rest)
+    if url == "memory:":
+        raise Refused("a store in memory has no file and ends with its master; write sqlite:///PATH")
+    open_store(url)  # says what is wrong with it
+    raise Refused(f"{url!r} is no file; write sqlite:///PATH")
+
+
 def _sqlite_path(url: str, rest: str) -> Path:
     path = unquote(rest.removeprefix("///"))
     if not rest.startswith("///") or not path or path.endswith("/") or "?" in rest or "\0" in path:

@@ -68,6 +68,11 @@ class Possession:
                     return
         raise StoreError(self._store, f"{self._path} is made and deleted by others all the time; who uses this store?")
 
+    def refuse_own(self) -> None:
+        """Raise `StoreInUse` if this very process has the store: to open a file of it here would drop SQLite's locks."""
+        with _mutex:
+            self._refuse_if_held_here()
+
     def release(self) -> None:
         """Give the lock up. In a forked child, only forget it: it is the parent's."""
         with _mutex:

@@ -15,10 +15,14 @@ from cluster.core.effects import LeasedJob, StoredJob
 from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, JobSpec, Options, Outcome
 from cluster.core.states import JobState
 from cluster.store.leases import Batch
-from cluster.store.seal import Seal
+from cluster.store.seal import Seal, is_payload_of
 
 # Distinct options and function digests that are kept to be shared by the jobs read from a store.
 MAX_SHARED = 10_000
+
+# Where payloads are in a row of `stories`.
+ARGS_DIGEST, ARGS = 5, 6
+PAYLOAD_DIGEST, PAYLOAD = 15, 16
 
 
 class JobBody(Struct, frozen=True, array_like=True, gc=False):
@@ -130,6 +134,15 @@ class Reader:
             outgrown=last.outgrown, progress=last.progress, fence=lease, worker=worker, outcome=outcome,
         )  # fmt: skip
 
+    def whole_story(self, row: Sequence[Any], holder: tuple[Fence, str] = (0, "")) -> StoredJob:
+        """The same, its payloads compared with their digests."""
+        stored = self.story(row, holder)
+        if not is_payload_of(row[ARGS_DIGEST], row[ARGS]):
+            raise BadSealError(f"the arguments of job {stored.spec.id!r}")
+        if not is_payload_of(row[PAYLOAD_DIGEST], row[PAYLOAD]):
+            raise BadSealError(f"the result of job {stored.spec.id!r}")
+        return stored
+
     def outcome(self, seq: int, job: JobId, row: Sequence[Any]) -> Outcome:
         """The columns of an outcome from `run` to `mac`."""
         run, state, keep_until, body, digest, payload, mac = row
@@ -158,6 +171,13 @@ class Reader:
         self._check(mac, function_name(digest), ("functions", *said))
         about = _decode_function(body)
         return FunctionBlob(digest, code, about.python, about.pickler, about.name, about.reusable)
+
+    def whole_function(self, row: Sequence[Any]) -> FunctionBlob:
+        """The same, its code compared with its digest."""
+        blob = self.function(row)
+        if not is_payload_of(row[2], blob.body):
+            raise BadSealError(function_name(blob.digest))
+        return blob
 
     def batch(self, row: Sequence[Any]) -> Batch:
         """A row of `leases`."""

@@ -1,9 +1,9 @@
--- The tables of a cluster store, version 1.
+-- The tables of a cluster store, version 2.
 --
 -- No row holds a job's state: a job lives while its latest run has no outcome, and its latest run is 1 unless
 -- `requeues` says more. Every row carries a seal (`mac`, see seal.py) over its other columns and its table's name.
 -- Bodies are msgpack (rows.py). A long payload is sealed by its digest, so that a listing checks a row without it.
--- A change here needs a new `SCHEMA_VERSION` in files.py, and a migration.
+-- A change here needs a new `SCHEMA_VERSION` in files.py, and a migration (migrations.py).
 
 -- What an opening must know and can't derive: the epoch, and the highest numbers ever given out.
 CREATE TABLE meta (

@@ -225,3 +225,15 @@ def journal_over_row(last: int) -> Row:
 def function_over_row(digest: Digest) -> Row:
     """A row that deletes a function."""
     return ("function over", None, None, None, None, None, None, digest, None, None, None, None)
+
+
+def statement_size(count: int) -> int:
+    """The next size for which a statement is kept: 1, 2, 3, 4, 6, 8, 12, 16, ... so that little is padding."""
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and power * 3 // 4 >= count else power  # noqa: PLR2004
+
+
+def insert_statement(size: int) -> str:
+    """The statement that files so many rows."""
+    row = f"({','.join('?' * COLUMNS)})"
+    return f"INSERT INTO inbox VALUES {','.join([row] * size)}"

@@ -20,6 +20,8 @@ BEGIN IMMEDIATE and COMMIT. What is dropped, and when, is said in `pruning.py`.
 When a party dies:
 - this process, at any instant: the WAL holds a prefix of the commits; the next opening goes on from there.
 - the disk fills up, or fails: the group is rolled back and `StoreError` says why; the same call works again once it can.
+- someone deletes the log while we use it: the next commit writes it back into the database and begins a new one. The
+  database itself: commits fail until it is put back.
 - another program holds the file's write lock: a commit waits `busy_timeout_seconds`, then raises `StoreError`.
 - a reader: readers take no lock that a writer waits for; the log only grows while one reads.
 - this process forks: the child's `close` touches nothing (`_forget_after_fork`).
@@ -43,8 +45,9 @@ from cluster.core.effects import Admitted, FunctionAdded, Record, StoredJob
 from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
-from cluster.store import journal, rows, scribe, sql
+from cluster.store import journal, migrations, rows, scribe, sql
 from cluster.store.connection import is_disk_full, open_reader, open_writer, reason
+from cluster.store.epochs import EpochFile
 from cluster.store.files import StoreFiles
 from cluster.store.leases import LeaseBook
 from cluster.store.lock import Possession
@@ -53,6 +56,7 @@ from cluster.store.pruning import Pruning
 from cluster.store.rows import BadSealError
 from cluster.store.scribe import Row
 from cluster.store.seal import Seal, is_payload_of
+from cluster.store.turns import Turns
 
 # Above this, a group is several statements. Bounded by SQLite's limit on parameters (32,766 since 3.32), and by memory:
 # a prepared statement of 2,048 rows takes about 2 MB.
@@ -73,10 +77,6 @@ LIVE_JOBS_PER_READ = 5000
 MAX_BYTES_PER_READ = 16 << 20
 MAX_TAMPERED_NAMED = 1000
 
-# Where payloads are in a row of `stories`.
-_ARGS_DIGEST, _ARGS = 5, 6
-_PAYLOAD_DIGEST, _PAYLOAD = 15, 16
-
 # Kept from being closed, in forked children.
 _connections_of_parents: list[sqlite3.Connection] = []
 
@@ -91,13 +91,17 @@ class SqliteStore:
         self.tampered: list[str] = []
         self._files = StoreFiles(self.url, path.absolute())
         self._possession = Possession(self.url, self._files.lock_file)
+        self._epochs = EpochFile(self.url, self._files.epoch_file)
+        self._key = b""
         self._busy_timeout_seconds = busy_timeout_seconds
         self._queries = sql.statements("queries.sql")
         self._max_rows = MAX_ROWS_PER_STATEMENT
         self._inserts: dict[int, str] = {}
         self._pid = 0
         self._writing = threading.Lock()
+        self._turns = Turns(self._writing)  # for commits, and for whoever files for a reader
         self._reading = threading.Lock()
+        self._is_cut_off = False  # the connections were closed to begin a new log, and could not be opened again
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._book = LeaseBook()
@@ -121,11 +125,13 @@ class SqliteStore:
         self._files.require_folder()
         self._possession.acquire()
         try:
-            key = self._files.prepare()
+            self._key = self._files.prepare()
+            self._epochs.require_log(self._key, self._files.wal)
             self._pid = os.getpid()
             with self._told():
+                migrations.bring_up_to_date(self.url, self._files)
                 self._connect()
-                return self._begin(Seal(key))
+                return self._begin(Seal(self._key))
         except BaseException:
             self.close()
             raise
@@ -143,9 +149,20 @@ class SqliteStore:
         with self._writing:
             writer, self._writer = self._writer, None
             if writer is not None:
-                # Last, and after the reader: the last connection that may write merges the log and deletes it.
-                writer.close()
+                self._close_writer(writer)
+            self._is_cut_off = False
         self._possession.release()
+
+    def _close_writer(self, writer: sqlite3.Connection) -> None:
+        """Last, and after the reader: the last connection that may write merges the log and deletes it."""
+        with contextlib.suppress(sqlite3.Error, StoreError):
+            (is_busy, _, _) = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not is_busy:
+                self._epochs.log_merged(self._key)  # while the log is still there: a kill at any moment tells the truth
+        writer.close()
+        with contextlib.suppress(StoreError):
+            if not self._files.wal.exists():
+                self._epochs.log_merged(self._key)
 
     def _forget_after_fork(self) -> None:
         """In a child, a connection of the parent's must not be used, not even to close it."""
@@ -154,6 +171,7 @@ class SqliteStore:
         self._reader = self._writer = None
         self._unfiled.clear()
         self._reading, self._writing = threading.Lock(), threading.Lock()  # a parent's thread may have held them
+        self._turns = Turns(self._writing)
 
     def _connect(self) -> None:
         wait = self._busy_timeout_seconds
@@ -172,7 +190,8 @@ class SqliteStore:
             raise StoreTampered(self.url, f"{error} was altered; fences could repeat: restore it") from error
         if meta.keys() != {"epoch", "marks"} and (meta or self._read("spread") != [(0,)]):
             raise StoreTampered(self.url, "its epoch or its marks are missing; fences could repeat: restore it")
-        epoch = int.from_bytes(meta.get("epoch", b""), "big") + 1
+        epoch = self._epochs.next_epoch(self._key, int.from_bytes(meta.get("epoch", b""), "big"))
+        self._epochs.write(self._key, epoch, is_log_needed=True)
         self._book = LeaseBook()
         self._read_leases()
         self._scribe = scribe.Scribe(seal, self._book, rows.marks_from(meta.get("marks")))
@@ -183,6 +202,7 @@ class SqliteStore:
         raised = scribe.meta_row(seal, "epoch", epoch.to_bytes(8, "big"))
         self._write([raised, self._scribe.marks_row(), *self._scribe.rows(())])
         self._scribe.written()
+        self._files.remember()
         marks = self._scribe.marks()
         return Opening(epoch, marks.next_seq, marks.max_fence, paused, tuple(self.tampered))
 
@@ -206,19 +226,22 @@ class SqliteStore:
         """See `Store.commit`. Durable on return."""
         if not records:
             return
-        with self._writing:
-            writer = self._require_open(self._writer)
+        with self._turns:
             with self._told():
+                self._come_back()
+                writer = self._require_open(self._writer)
                 entry, body = self._next_entry, journal.encode(records)
                 if len(body) > MAX_JOURNALED_BYTES:
                     self._file_pieces(to_the_end=True)
                     self._write(self._scribe.rows(records))
+                    self._require_files()
                     self._scribe.written()
                     self._follow_functions(records)
                     return
                 self._execute(
                     writer, "INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", self._scribe.journal_row(entry, body)
                 )
+                self._require_files()
                 self._next_entry += 1
             self._unfiled.append((entry, records, len(body)))
             self._unfiled_records += len(records)
@@ -231,14 +254,22 @@ class SqliteStore:
         """See `Store.tidy`: file a piece of the journal."""
         if self._unfiled:
             with self._told(), self._writing:
+                self._come_back()
                 self._file_pieces(to_the_end=False)
+                self._require_files()
         return bool(self._unfiled)
 
     def _file_all(self) -> None:
-        """Have the tables say all that was committed. Whoever reads them calls this first."""
-        if self._unfiled:
-            with self._told(), self._writing:
-                self._file_pieces(to_the_end=True)
+        """Have the tables say all that was committed up to now. Whoever reads them calls this first.
+
+        Piece by piece, so that commits wait for one piece at most; what they add meanwhile is left to others.
+        """
+        end = self._next_entry
+        while self._unfiled:
+            with self._told(), self._turns:
+                if not self._unfiled or self._unfiled[0][0] >= end:
+                    return
+                self._file_pieces(to_the_end=False)
 
     def _file_pieces(self, *, to_the_end: bool) -> None:
         """File the oldest entries of the journal, a bounded piece or all of them. The caller holds `_writing`."""
@@ -258,6 +289,44 @@ class SqliteStore:
                 self._unfiled_bytes -= size
             if not to_the_end:
                 return
+
+    def _require_files(self) -> None:
+        """Make sure that what was just written can be found again. The caller holds `_writing`."""
+        moved = self._files.moved()
+        if not moved:
+            return
+        if self._files.database in moved:
+            raise StoreError(
+                self.url, f"{self._files.database} was moved, deleted or replaced while in use; put the file back"
+            )
+        # The log or its index was deleted. Our connections still have it; what it holds must get into the database.
+        with self._reading:
+            (is_busy, _, _) = self._require_open(self._writer).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_busy:
+                raise StoreError(self.url, "its log was deleted, and another program keeps it from being written back")
+            self._epochs.log_merged(self._key)
+            self._cut_off()
+        self._come_back()
+
+    def _cut_off(self) -> None:
+        self._is_cut_off = True
+        for each in (self._reader, self._writer):
+            if each is not None:
+                each.close()
+        self._reader = self._writer = None
+
+    def _come_back(self) -> None:
+        """Open what `_require_files` had to close."""
+        if self._is_cut_off:
+            with self._reading:
+                try:
+                    self._connect()
+                    self._files.remember()
+                    self._epochs.log_begun(self._key)
+                except BaseException:
+                    self._cut_off()
+                    raise
+            self._is_cut_off = False
 
     def _execute(self, writer: sqlite3.Connection, statement: str, values: Sequence[Any]) -> None:
         """One statement that is a transaction of its own."""
@@ -291,11 +360,10 @@ class SqliteStore:
             raise
 
     def _insert(self, writer: sqlite3.Connection, group: list[Row]) -> None:
-        size = _statement_size(len(group))
+        size = scribe.statement_size(len(group))
         text = self._inserts.get(size)
         if text is None:
-            row = f"({','.join('?' * scribe.COLUMNS)})"
-            text = self._inserts[size] = f"INSERT INTO inbox VALUES {','.join([row] * size)}"
+            text = self._inserts[size] = scribe.insert_statement(size)
         padded = group + [scribe.PADDING] * (size - len(group))
         try:
             writer.execute(text, tuple(chain.from_iterable(padded)))
@@ -358,7 +426,7 @@ class SqliteStore:
             cursor = self._require_open(self._reader).execute(self._queries["live_jobs"], query)
             for row in cursor:
                 found.append(row)
-                size += len(row[_ARGS])
+                size += len(row[rows.ARGS])
                 if size > MAX_BYTES_PER_READ:
                     break
             cursor.close()
@@ -371,7 +439,7 @@ class SqliteStore:
         for digest in digests:
             with self._told():
                 found = self._read("function", digest=digest)
-            yield from self._sound(self._whole_function, found)
+            yield from self._sound(self._records.whole_function, found)
 
     def find(self, job: JobId) -> StoredJob | None:
         """See `Store.find`."""
@@ -452,24 +520,10 @@ class SqliteStore:
             return next((self._whole_story(row) for row in self._read(query, **values)), None)
 
     def _whole_story(self, row: Sequence[Any]) -> StoredJob:
-        stored = self._story(row)
-        if not is_payload_of(row[_ARGS_DIGEST], row[_ARGS]):
-            raise BadSealError(f"the arguments of job {stored.spec.id!r}")
-        if not is_payload_of(row[_PAYLOAD_DIGEST], row[_PAYLOAD]):
-            raise BadSealError(f"the result of job {stored.spec.id!r}")
-        return stored
+        return self._records.whole_story(row, self._book.holder(row[0]))
 
     def _listed_story(self, row: Sequence[Any]) -> StoredJob:
-        return without_payloads(self._story(row))
-
-    def _story(self, row: Sequence[Any]) -> StoredJob:
-        return self._records.story(row, self._book.holder(row[0]))
-
-    def _whole_function(self, row: Sequence[Any]) -> FunctionBlob:
-        blob = self._records.function(row)
-        if not is_payload_of(row[2], blob.body):
-            raise BadSealError(rows.function_name(blob.digest))
-        return blob
+        return without_payloads(self._records.story(row, self._book.holder(row[0])))
 
     def _sound(self, read: Callable[[Any], Any], found: Iterable[Any]) -> Iterator[Any]:
         """What is as it was written; the rest is named and left out."""
@@ -482,7 +536,13 @@ class SqliteStore:
 
     def _read(self, query: str, **values: object) -> list[Any]:
         with self._reading:
-            return self._require_open(self._reader).execute(self._queries[query], values).fetchall()
+            return self._fetch(self._require_open(self._reader), query, values)
+
+    def _fetch(self, reader: sqlite3.Connection, query: str, values: dict[str, object]) -> list[Any]:
+        try:
+            return reader.execute(self._queries[query], values).fetchall()
+        except UnicodeEncodeError:  # half a surrogate pair: no text like that is ever stored
+            return []
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Callable[..., list[Any]]]:
@@ -491,7 +551,7 @@ class SqliteStore:
             reader = self._require_open(self._reader)
 
             def read(query: str, **values: object) -> list[Any]:
-                return reader.execute(self._queries[query], values).fetchall()
+                return self._fetch(reader, query, values)
 
             reader.execute("BEGIN")
             try:
@@ -522,9 +582,3 @@ class SqliteStore:
         except (sqlite3.Error, OverflowError) as error:
             said = reason(error, self._files.database, self._busy_timeout_seconds)
             raise StoreError(self.url, said) from error
-
-
-def _statement_size(count: int) -> int:
-    """The next size for which a statement is kept: 1, 2, 3, 4, 6, 8, 12, 16, ... so that little is padding."""
-    power = 1 << (count - 1).bit_length()
-    return power * 3 // 4 if power >= 4 and power * 3 // 4 >= count else power  # noqa: PLR2004

@@ -167,5 +167,5 @@ def test_a_sqlite_store_leaves_its_file_and_key_and_nothing_else(tmp_path: Path)
     ran = program.run()
 
     assert ran.returncode == 0, ran.stderr
-    assert sorted(path.name for path in work.iterdir()) == ["jobs.db", "jobs.db.key"]
+    assert sorted(path.name for path in work.iterdir()) == ["jobs.db", "jobs.db.epoch", "jobs.db.key"]
     assert {path.stat().st_mode & 0o777 for path in work.iterdir()} == {0o600}

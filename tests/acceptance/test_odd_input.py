@@ -70,6 +70,7 @@ REFUSED: dict[str, tuple[Call, type[BaseException], str]] = {
     "half a character for a tag": (lambda c: c.submit(abs, (1,), tags=[HALF]), ValueError, "a surrogate"),
     "half a character for a queue": (lambda c: c.queue(HALF).pause(), ValueError, "a surrogate"),
     "half a character for a job": (lambda c: c.submit(abs, (1,), after=HALF), TypeError, "a Job, its id"),
+    "half a character for an id": (lambda c: c.job(HALF), cluster.UnknownJob, "no job '\\ud800' here"),
     "nothing to map": (lambda c: c.map(abs), TypeError, "at least one iterable"),
     "chunks of none": (lambda c: c.map(abs, [1], chunksize=0), ValueError, "from 1 on"),
     "a key for a map": (lambda c: c.map(abs, [1], key="x"), TypeError, "a map has no `key`"),

@@ -72,6 +72,30 @@ def test_a_restart_waits_longer_each_time_a_part_dies_young(lab: Lab) -> None:
     assert [round(delay, 1) for delay in delays[:-1]] == [0.2, 0.4, 0.8, 1.6]
 
 
+def test_a_master_whose_store_is_unwell_is_started_again_for_as_long_as_that_lasts(lab: Lab) -> None:
+    lab.runtime.make()
+    kept = KeptPart(part_of(lab, f"exit {kept_part.PASSING_STATUS}"), lab.runtime)
+    kept._is_proven = True  # it has worked before
+
+    for _ in range(3 * kept_part.MAX_UNREADY_DEATHS):
+        kept.look(kept.not_before)
+        look_until(kept, lambda: not kept.pid)
+        assert kept.state == "waiting"
+
+
+def test_a_master_whose_store_is_unwell_from_the_start_is_given_up_at_once(lab: Lab) -> None:
+    lab.runtime.make()
+    kept = KeptPart(
+        part_of(lab, f"echo 'cluster master: the disk is full'; exit {kept_part.PASSING_STATUS}"), lab.runtime
+    )
+
+    kept.look(kept.not_before)
+    look_until(kept, lambda: not kept.pid)
+
+    assert kept.state == "failed"
+    assert lab.record(kept.part.name).trouble == "the disk is full"
+
+
 def test_a_command_that_is_not_there_is_given_up_at_once_with_its_name(lab: Lab) -> None:
     lab.runtime.make()
     part = Part("one", ("no-such-interpreter",), {}, str(lab.folder), str(lab.folder / "logs" / "one.log"))

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from cluster.core import events
+from cluster.core.effects import QueuePaused
 from cluster.core.records import Budget, Ending, FunctionBlob, JobSpec, Options, Outcome, RetryRule
 from cluster.core.shelf import Shelf
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, StoreError, StoreTampered, UnknownJob
-from cluster.master import jobs_desk as module
+from cluster.master import durable
 from cluster.wire.messages import JobParts, Refusal
 from tests.core.builders import AT_ONCE, TASK, WALL, WORKER, failure, function, spec, stop, success
 from tests.master.rig import DEADLINE_SECONDS, HandStore, Notes, Rig
@@ -389,11 +390,31 @@ def test_a_store_that_does_not_confirm_is_said_to_be_unwell(
     held: tuple[Rig, HandStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig, store = held
-    monkeypatch.setattr(module, "DURABLE_SECONDS", 0.0)
+    monkeypatch.setattr(durable, "DURABLE_SECONDS", 0.0)
     store.gate.clear()
 
     with pytest.raises(MasterUnavailable, match="the change is decided, but the store has not confirmed it in 0 s"):
         rig.jobs.pause("default")
+
+
+def test_who_waits_for_a_failing_store_is_told_its_reason_and_the_change_is_written_later(
+    held: tuple[Rig, HandStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, store = held
+    monkeypatch.setattr(durable, "LOOK_SECONDS", 0.01)
+    store.failures = [StoreError("memory:", "the disk is full")] * 10_000
+
+    for what, call in (("the change", lambda: rig.jobs.pause("x")), ("the purge", lambda: rig.jobs.purge([]))):
+        with pytest.raises(MasterUnavailable, match=rf"{what} is decided, but not on the disk: .*the disk is full"):
+            call()
+
+    monkeypatch.setattr(durable, "LOOK_SECONDS", DEADLINE_SECONDS)
+    store.failures.clear()
+    rig.jobs.resume("y")  # waits for what is before it in the log
+    assert [(one.queue, one.paused) for one in store.records if isinstance(one, QueuePaused)] == [
+        ("x", True),
+        ("y", False),
+    ]
 
 
 # --- watch --------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_jobs_run_through_it_and_it_stops_in_good_order(here: Lab) -> None:
     assert worker.end(signal.SIGTERM) == 0
     assert master.end(signal.SIGTERM) == 0
     assert sorted(path.name for path in here.folder.iterdir()) == [
-        "keys", "master.log", "runs.db", "runs.db.key", "worker.log",
+        "keys", "master.log", "runs.db", "runs.db.epoch", "runs.db.key", "worker.log",
     ]  # fmt: skip
 
 

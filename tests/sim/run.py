@@ -12,7 +12,7 @@ import logging
 
 from msgspec import Struct
 
-from cluster.master import jobs_desk
+from cluster.master import durable
 from cluster.wire.messages import Hello
 from tests.sim import catalogue, invariants
 from tests.sim.client import Client
@@ -207,7 +207,7 @@ def run(seed: int, *, is_verbose: bool = False) -> Result:
     gc.disable()  # a run makes few cycles, and they can wait for its end
     failure = ""
     # Calls that are durable on return wait for the committer, which is not a thread here: they find it done or give up.
-    patience, jobs_desk.DURABLE_SECONDS = jobs_desk.DURABLE_SECONDS, 0.0
+    patience, durable.DURABLE_SECONDS = durable.DURABLE_SECONDS, 0.0
     try:
         simulation.play()
     except Exception as error:
@@ -215,7 +215,7 @@ def run(seed: int, *, is_verbose: bool = False) -> Result:
             raise
         failure = str(error) if isinstance(error, Violation) else f"exception: {error!r}"
     finally:
-        jobs_desk.DURABLE_SECONDS = patience
+        durable.DURABLE_SECONDS = patience
         gc.enable()
         MASTER_LOG.removeHandler(handler)
         MASTER_LOG.propagate = was_propagating

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import StoreError, StoreTampered, StoreUnsafe
+from cluster.store.files import SCHEMA_VERSION
 from cluster.store.sqlite import SqliteStore
 from tests.store.build import admitted
 
-FILES = ("runs.db", "runs.db.key", "runs.db-wal", "runs.db-shm", "runs.db.lock")
+FILES = ("runs.db", "runs.db.key", "runs.db.epoch", "runs.db-wal", "runs.db-shm", "runs.db.lock")
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def test_every_file_of_an_open_store_is_private(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_closed_store_is_two_files(path: Path) -> None:
-    assert {each.name for each in path.parent.iterdir()} == {"runs.db", "runs.db.key"}
+def test_a_closed_store_is_three_files(path: Path) -> None:
+    assert {each.name for each in path.parent.iterdir()} == {"runs.db", "runs.db.key", "runs.db.epoch"}
 
 
 @pytest.mark.parametrize("name", ["runs.db", "runs.db.key", "runs.db-wal"])
@@ -149,7 +150,7 @@ def alter(path: Path, statement: str) -> None:
 
 
 def test_a_newer_schema_is_refused_with_what_to_do(path: Path) -> None:
-    alter(path, "PRAGMA user_version = 2")
+    alter(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
     assert "newer version of cluster" in refusal(path, StoreError)
 
@@ -222,7 +223,7 @@ def test_what_a_crash_left_of_a_store_being_made_is_cleared_away(tmp_path: Path)
     store.open()
     store.close()
 
-    assert {each.name for each in tmp_path.iterdir()} == {"runs.db", "runs.db.key"}
+    assert {each.name for each in tmp_path.iterdir()} == {"runs.db", "runs.db.key", "runs.db.epoch"}
 
 
 def test_a_key_made_before_a_crash_is_kept(tmp_path: Path) -> None:

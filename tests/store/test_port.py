@@ -121,6 +121,16 @@ def test_a_store_that_is_open_is_not_opened_again(store: Store) -> None:
     assert store.find("job1") is not None
 
 
+def test_text_that_can_not_be_stored_names_nothing(store: Store) -> None:
+    store.commit([admitted(1)])
+
+    assert store.find("\ud800") is None
+    assert store.find_key("\ud800") is None
+    assert store.outcome("\ud800") is None
+    assert store.answer("\ud800") is None
+    assert (store.history("\ud800"), store.output("\ud800")) == ([], b"")
+
+
 def test_a_store_may_be_closed_twice(store: Store) -> None:
     store.close()
     store.close()

@@ -1,0 +1,2 @@
+-- Version 1 to 2. The tables are the same; the number tells them from those of earlier development versions, which had
+-- others under the number 1, and keeps kits that know no `runs.db.epoch` from opening a store whose epochs it counts.
