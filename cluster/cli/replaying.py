@@ -9,10 +9,8 @@ systems are real.
 
 from __future__ import annotations
 
-import bdb
 import contextlib
 import os
-import pdb  # noqa: T100 - it is what this command is for
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -89,6 +87,10 @@ def fetch(c: Cluster, job: JobId) -> tuple[JobInfo, JobParts, dict[JobId, Payloa
 
 def run_here(info: JobInfo, parts: JobParts, inputs: dict[JobId, Payload], *, item: int, when: Debugger) -> int:
     """Load the job and call it; the exit status."""
+    # Not at the top: every command would pay for them.
+    import bdb
+    import pdb  # noqa: T100 - it is what this command is for
+
     from cluster.worker.replay import as_job, check, load
 
     check(parts, item)
@@ -117,7 +119,19 @@ def run_here(info: JobInfo, parts: JobParts, inputs: dict[JobId, Payload], *, it
 def _call(when: Debugger, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if when is not Debugger.AT_THE_FIRST_LINE:
         return function(*args, **kwargs)
-    debugger = _NotingPdb()
+    import bdb
+    import pdb  # noqa: T100 - it is what this command is for
+
+    class NotingPdb(pdb.Pdb):
+        """Notes that the person left, which `runcall` keeps to itself."""
+
+        is_left = False
+
+        def set_quit(self) -> None:
+            self.is_left = True
+            super().set_quit()
+
+    debugger = NotingPdb()
     result = debugger.runcall(function, *args, **kwargs)
     if debugger.is_left:
         raise bdb.BdbQuit
@@ -130,16 +144,6 @@ def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
     while first is not None and first.tb_frame.f_globals.get("__name__", "").partition(".")[0] in {"cluster", "bdb"}:
         first = first.tb_next
     return first or trace
-
-
-class _NotingPdb(pdb.Pdb):
-    """Notes that the person left, which `runcall` keeps to itself."""
-
-    is_left = False
-
-    def set_quit(self) -> None:
-        self.is_left = True
-        super().set_quit()
 
 
 @contextlib.contextmanager

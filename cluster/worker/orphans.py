@@ -21,8 +21,6 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from cluster.worker import isolation
-
 # As long as the nursery's own sweep may take: a process in an uninterruptible wait must not hold up the others.
 MAX_SWEEP_SECONDS = 2.0
 SWEEP_SECONDS = 0.002
@@ -36,6 +34,9 @@ class Orphans:
 
     def adopt(self) -> None:
         """From here on orphans come to this process, which has no children but its nursery."""
+        # Not at the top: it needs ctypes, which `import cluster` does without.
+        from cluster.worker import isolation
+
         isolation.become_subreaper()
         self._is_adopting = True
 
