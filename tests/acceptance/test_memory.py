@@ -29,7 +29,6 @@ def die_while(flag: str, number: int) -> int:
     """Die at once where the host is broken: the worker says so in the environment, for as long as the file is there."""
     if os.environ.get("HOST") == "broken" and Path(flag).exists():
         os._exit(3)
-    time.sleep(0.01)  # work, so that no host is done with all jobs before the other has asked for one
     return number
 
 
@@ -128,7 +127,7 @@ def test_a_broken_host_is_quarantined_and_announced_and_lifted_once_it_is_mended
         # The well host is busy with a long job, so the ill one draws all others: a black hole.
         long = client.submit(hold_until, (str(release),))
         wait_until(lambda: long.refresh().state is not cluster.JobState.QUEUED)
-        lab.start_worker("ill", slots=1, env=(("HOST", "broken"),))
+        lab.start_worker("ill", slots=1, env=(("HOST", "broken"),), labels=(("on", "ill"),))
 
         jobs = [client.submit(die_while, (str(flag), n), crash_limit=50) for n in range(4 * MIN_JOBS)]
         wait_until(lambda: state_of(client, "ill")[0] == "quarantined")
@@ -138,7 +137,8 @@ def test_a_broken_host_is_quarantined_and_announced_and_lifted_once_it_is_mended
         assert [job.result(timeout=60) for job in jobs] == list(range(4 * MIN_JOBS))
         assert trouble.startswith("jobs fail there at once, the last one because its process exited with code 3")
         flag.unlink()
-        wait_until(lambda: try_again(client, flag), 60)
+        assert client.submit(die_while, (str(flag), 7), labels={"on": "ill"}).result(timeout=60) == 7
+        assert state_of(client, "ill") == ("ready", "")
 
     log = lab.log()
     assert log.count("is quarantined: its first attempts at") == 1
@@ -149,13 +149,6 @@ def test_a_broken_host_is_quarantined_and_announced_and_lifted_once_it_is_mended
 def hold_until(path: str) -> None:
     while not Path(path).exists():
         time.sleep(0.005)  # sleeps because there is nothing to wait on: job and test meet at a file
-
-
-def try_again(client: cluster.Cluster, flag: Path) -> bool:
-    """Give the host something to be tried with; whether it is well."""
-    for job in [client.submit(die_while, (str(flag), n)) for n in range(20)]:
-        job.result(timeout=30)
-    return state_of(client, "ill") == ("ready", "")
 
 
 def test_a_cluster_of_one_broken_host_goes_on_once_that_is_mended(lab: Lab, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ MUTATIONS = (
     Mutation(
         "a requeue keeps the spent budgets",
         "core/control.py",
-        "    job.attempts = job.failures = job.crashes = 0\n",
+        "    job.attempts = job.failures = job.crashes = job.outgrown = 0\n",
         "",
     ),
     Mutation(
