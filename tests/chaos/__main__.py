@@ -10,8 +10,11 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.faults import Mix
+from tests.chaos.hosts import HostsStage
 from tests.chaos.run import run
 from tests.chaos.stage import Stage
+
+STAGES: dict[str, type[Stage]] = {"loopback": Stage, "hosts": HostsStage}
 
 
 def main() -> int:
@@ -19,13 +22,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="how long things are broken")
     parser.add_argument("--seed", type=int, default=None, help="which faults in which order; fresh if not given")
-    parser.add_argument("--stage", choices=("loopback",), default="loopback", help="what it is played on")
+    parser.add_argument("--stage", choices=sorted(STAGES), default="loopback", help="what it is played on")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a run without a violation too")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"chaos: seed {seed}, {given.minutes:g} minutes on {given.stage}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="cluster-chaos-"))
-    with Stage(folder, seed=seed) as stage:
+    with STAGES[given.stage](folder, seed=seed) as stage:
         report = run(stage, given.minutes * 60, Mix(), spared=frozenset({"worker-0"}))
     print(report)
     if report.violations:

@@ -212,7 +212,7 @@ class Client:
         while (waiting := self._unacknowledged.get()) is not None:
             token, job = waiting
             try:
-                job.accepted(ACKNOWLEDGED_SECONDS)
+                _ = job.accepted(ACKNOWLEDGED_SECONDS)
             except TimeoutError:
                 self._book.write(Refused(token, now(), "never acknowledged"))
             except cluster.ClusterError as error:

@@ -13,12 +13,12 @@ def cut_proxy(line: FaultProxy, chance: random.Random) -> tuple[str, Callable[[]
     way = chance.choice(list(Way))
     faults: list[tuple[str, Callable[[], None]]] = [
         ("partition", line.partition),
-        ("partition and drop", lambda: (line.partition(), line.drop())),  # type: ignore[func-returns-value]
+        ("partition and drop", lambda: both(line.partition, line.drop)),
         ("one way held", lambda: line.set_fault(Fault(Passing.HELD), way)),
         ("half-open", lambda: line.half_open(way)),
         ("drop", line.drop),
         ("reset", line.reset),
-        ("refuse and reset", lambda: (line.refuse(), line.reset())),  # type: ignore[func-returns-value]
+        ("refuse and reset", lambda: both(line.refuse, line.reset)),
         ("timeout", lambda: line.set_fault(Fault(timeout_seconds=chance.uniform(0.1, 2.0)))),
         ("slow", lambda: line.set_fault(Fault(bandwidth=chance.choice([8_000, 100_000])), way)),
         ("latency", lambda: line.set_fault(Fault(latency_seconds=0.3, jitter_seconds=0.3))),
@@ -27,3 +27,9 @@ def cut_proxy(line: FaultProxy, chance: random.Random) -> tuple[str, Callable[[]
     kind, begin = chance.choice(faults)
     begin()
     return kind, line.heal
+
+
+def both(first: Callable[[], None], second: Callable[[], None]) -> None:
+    """One after the other."""
+    first()
+    second()

@@ -28,7 +28,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 CHUNK_BYTES = 65536
 # So much of one direction may be under way in a latency; beyond it the sender is pushed back.
@@ -128,7 +128,7 @@ class FaultProxy:
 
     # --- from any thread --------------------------------------------------------------------------------------------
 
-    def start(self) -> FaultProxy:
+    def start(self) -> Self:
         """Listen. Raises what the bind raised."""
         self._thread.start()
         if not self._is_up.wait(START_SECONDS):
@@ -143,7 +143,7 @@ class FaultProxy:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(START_SECONDS)
 
-    def __enter__(self) -> FaultProxy:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

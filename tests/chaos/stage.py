@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -136,7 +137,7 @@ class Stage:
 
     # --- coming and going ---------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         try:
             self._set_up()
             master = self.add_actor("master", "master", self.master_command)
@@ -181,9 +182,11 @@ class Stage:
     def stop(self) -> dict[str, int]:
         """Have everything end in good order, clients first; exit statuses by name."""
         self.end_restarts()
-        order = ("client", "supervisor", "master")
+        order = ("client", "supervisor", "master", "forwarder")
         actors = sorted(self.actors.values(), key=lambda actor: order.index(actor.kind))
-        return {actor.name: actor.stop() for actor in actors}
+        statuses = {actor.name: actor.stop() for actor in actors}
+        # A forwarder is the harness's own, and ends by the signal.
+        return {name: status for name, status in statuses.items() if self.actors[name].kind != "forwarder"}
 
     # --- the cast -----------------------------------------------------------------------------------------------------
 
@@ -196,6 +199,11 @@ class Stage:
     def address(self) -> str:
         """The master's, past all lines: for the harness itself."""
         return f"tcp://127.0.0.1:{self.port}"
+
+    @property
+    def bind(self) -> str:
+        """Where the master listens."""
+        return self.address
 
     @property
     def client_key(self) -> Path:
@@ -226,7 +234,7 @@ class Stage:
         """How the master is started."""
         setting = self.setting
         return [
-            *self.inside("master"), sys.executable, "-m", "cluster", "master", "--bind", self.address,
+            *self.inside("master"), sys.executable, "-m", "cluster", "master", "--bind", self.bind,
             "--store", self.store, "--keys", str(self.folder / "keys"),
             "--heartbeat-interval", f"{setting.heartbeat_interval_seconds}s",
             "--heartbeat-timeout", f"{setting.heartbeat_timeout_seconds}s",

@@ -70,6 +70,11 @@ def receive(line: socket.socket, size: int) -> bytes:
     return data
 
 
+def send_all(line: socket.socket, data: bytes) -> None:
+    line.sendall(data)
+    line.shutdown(socket.SHUT_WR)
+
+
 def is_silent(line: socket.socket) -> bool:
     line.settimeout(SILENCE_SECONDS)
     try:
@@ -91,7 +96,7 @@ def is_closed(line: socket.socket) -> bool:
 def test_without_a_fault_a_megabyte_comes_through_as_it_was_and_an_end_too(proxy: FaultProxy) -> None:
     data = bytes(range(256)) * 4096
     with socket.create_connection(proxy.address, DEADLINE_SECONDS) as line:
-        sender = threading.Thread(target=lambda: (line.sendall(data), line.shutdown(socket.SHUT_WR)))
+        sender = threading.Thread(target=send_all, args=(line, data))
         sender.start()
 
         received = receive(line, len(data))
