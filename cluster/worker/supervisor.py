@@ -216,7 +216,12 @@ class Supervisor:
     def _turn(self) -> None:
         slots = self._slots
         bell = self._bell.fileno()
-        events = slots.epoll.poll(self._patience(), MAX_EVENTS)
+        patience = self._patience()
+        events = slots.epoll.poll(patience, MAX_EVENTS)
+        if not events and patience:
+            # If this process was stopped for longer than it would have waited, that answer is nothing, whatever there is
+            # (PEP 475), and what has ended meanwhile must be heard before the lease is looked at.
+            events = slots.epoll.poll(0, MAX_EVENTS)
         now = time.monotonic()
         for descriptor, _ in events:
             slot = slots.by_descriptor.get(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import shutil
 import sys
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folder of a run without a violation too")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 32)
+    logging.getLogger("cluster").setLevel(logging.ERROR)  # that the master can't be reached is no news here
     print(f"chaos: seed {seed}, {given.minutes:g} minutes on {given.stage}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="cluster-chaos-"))
     with STAGES[given.stage](folder, seed=seed) as stage:

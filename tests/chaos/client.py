@@ -65,7 +65,7 @@ def plan(chance: random.Random) -> Plan:
     plans = [
         (10, Plan("short", tasks.nap)),
         (10, Plan("20 ms", tasks.nap, (0.02,))),
-        (3, Plan("long", tasks.nap, (chance.uniform(0.5, 3.0),))),
+        (3, Plan("long", tasks.nap, (chance.choice([0.5, 1.5, 5.0]),))),
         (4, Plan("fails once", tasks.fail_before, (2,), {"retries": cluster.RetryPolicy(2, backoff=0.05)})),
         (2, Plan("fails always", tasks.fail_before, (99,), {"retries": cluster.RetryPolicy(2, backoff=0.05)})),
         (1, Plan("dies always", tasks.die, (), {"crash_limit": 1})),

@@ -8,8 +8,10 @@ pool must be whole again by itself.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,16 +19,14 @@ from pathlib import Path
 
 import cluster
 from cluster.client.connect import connect
+from cluster.worker import scratch
 from tests.acceptance.programs import wait_until
-from tests.chaos import tasks
 from tests.chaos.checker import Evidence, Violation, check, put_together
 from tests.chaos.faults import Faults, Mix
 from tests.chaos.final import PROBE, read_store
 from tests.chaos.history import (
     Acknowledged,
-    Began,
     ClientRecord,
-    Heard,
     Invoked,
     Issued,
     now,
@@ -187,7 +187,7 @@ def _come_to_rest(stage: Stage) -> list[Violation]:
     try:
         with connect(stage.address, stage.client_key, patience_seconds=20.0) as handle:
             wait_until(lambda: not handle.stats().states, PEACE_SECONDS)
-            wait_until(lambda: len(handle.workers()) >= stage.setting.workers, PROBE_SECONDS)
+            wait_until(lambda: _ready(handle) >= stage.setting.workers, PROBE_SECONDS)
             folder = stage.folder / "probes"
             folder.mkdir()
             count = stage.setting.workers * stage.setting.slots
@@ -197,6 +197,10 @@ def _come_to_rest(stage: Stage) -> list[Violation]:
     except (AssertionError, cluster.ClusterError, TimeoutError) as error:
         return [Violation("liveness", "pool", f"it is not whole again: {type(error).__name__}: {error}")]
     return []
+
+
+def _ready(handle: cluster.Cluster) -> int:
+    return sum(worker.state == "ready" for worker in handle.workers())
 
 
 def meet(folder: str, number: int, count: int) -> int:
@@ -219,11 +223,19 @@ def _stop(stage: Stage) -> list[Violation]:
         for process in stage.left():
             found.append(Violation("leftover", str(process.pid), " ".join(process.cmdline())))
             process.kill()
-    scratch = stage.folder / "scratch"
-    folders = [str(path) for path in scratch.iterdir()] if scratch.exists() else []
-    # A killed supervisor's folder is removed by the next one of its name, so at the end of a peace none is left.
-    found += [Violation("leftover", path, "a job's folder was left") for path in folders]
-    return found
+    return found + _look_at_scratch(stage)
+
+
+def _look_at_scratch(stage: Stage) -> list[Violation]:
+    """What a killed worker leaves the next of its name removes, at the latest when it is old."""
+    parent = stage.folder / "scratch"
+    old = time.time() - 2 * scratch.UNLOCKED_SECONDS
+    for folder in parent.iterdir():
+        os.utime(folder, (old, old))
+    for name in stage.lines:
+        with scratch.scratch_folder(str(parent), name):
+            pass
+    return [Violation("leftover", str(path), "a job's folder was left") for path in parent.iterdir()]
 
 
 def _look_at_logs(actors: list[Actor]) -> list[Violation]:
@@ -251,6 +263,3 @@ def _count(report: Report, evidence: Evidence, faults: Faults) -> None:
 
 def _listed(counts: Counter[str] | dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-
-
-__all__ = ["Began", "Heard", "Report", "run", "tasks"]
