@@ -12,10 +12,11 @@ from pathlib import Path
 
 from tests.chaos.faults import Mix
 from tests.chaos.hosts import HostsStage
+from tests.chaos.kept import KeptStage
 from tests.chaos.run import run
 from tests.chaos.stage import Stage
 
-STAGES: dict[str, type[Stage]] = {"loopback": Stage, "hosts": HostsStage}
+STAGES: dict[str, type[Stage]] = {"loopback": Stage, "hosts": HostsStage, "kept": KeptStage}
 
 
 def main() -> int:

@@ -35,6 +35,7 @@ class Mix:
     mean_gap_seconds: float = 0.6
     kinds: tuple[tuple[str, float], ...] = (
         ("kill master", 2.0), ("kill supervisor", 2.0), ("kill child", 3.0), ("kill nursery", 1.0), ("kill client", 0.7),
+        ("kill keeper", 1.0),
         ("freeze master", 1.0), ("freeze supervisor", 1.0), ("freeze nursery", 0.5), ("freeze child", 0.5),
         ("freeze client", 0.3), ("freeze host", 0.7), ("cut line", 5.0),
     )  # fmt: skip
@@ -101,7 +102,7 @@ class Faults:
 
     def _victim(self, what: str, kind: str) -> tuple[str, int] | None:
         """Its host and pid."""
-        if what in {"master", "client", "supervisor"}:
+        if what in {"master", "client", "supervisor", "keeper"}:
             actors = self._stage.of_kind(what)
             if kind == "kill":
                 actors = [actor for actor in actors if actor.name not in self._spared]

@@ -135,7 +135,7 @@ def run(stage: Stage, seconds: float, mix: Mix, *, spared: frozenset[str] = froz
         raise faults.trouble
 
     clients = [record for book in books for record in read_client(book)]
-    hosts = {name: read_jobs(path) for name in stage.lines if (path := stage.records(name)).exists()}
+    hosts = {name: read_jobs(path) for name in stage.actors if (path := stage.records(name)).exists()}
     evidence = Evidence(clients, put_together(dict(hosts)), faults.log, read_store(stage.store))
     report.violations += check(evidence)
     report.violations += _look_at_logs(list(stage.actors.values()))
@@ -229,6 +229,8 @@ def _stop(stage: Stage) -> list[Violation]:
 def _look_at_scratch(stage: Stage) -> list[Violation]:
     """What a killed worker leaves the next of its name removes, at the latest when it is old."""
     parent = stage.folder / "scratch"
+    if not parent.exists():  # of a kept cluster it went with all else that `cluster down` removes
+        return []
     old = time.time() - 2 * scratch.UNLOCKED_SECONDS
     for folder in parent.iterdir():
         os.utime(folder, (old, old))

@@ -182,7 +182,7 @@ class Stage:
     def stop(self) -> dict[str, int]:
         """Have everything end in good order, clients first; exit statuses by name."""
         self.end_restarts()
-        order = ("client", "supervisor", "master", "forwarder")
+        order = ("client", "supervisor", "master", "keeper", "forwarder")
         actors = sorted(self.actors.values(), key=lambda actor: order.index(actor.kind))
         statuses = {actor.name: actor.stop() for actor in actors}
         # A forwarder is the harness's own, and ends by the signal.
