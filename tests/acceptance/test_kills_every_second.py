@@ -9,6 +9,7 @@ Here it lasts some seconds, with as many jobs as fit. In full, two minutes of ki
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def test_every_result_comes_once_although_something_is_killed_every_second(tmp_p
         with connect(stage.lines["client-0"].address, stage.client_key) as handle:
             faults.start()
             until = now() + SECONDS
+            # Not by this thread: it may be waiting for a result just then.
+            ending = threading.Timer(SECONDS, faults.stop)
+            ending.start()
             tokens: list[str] = []
             while now() < until or len(tokens) < LEAST_JOBS:
                 wave = [f"seed-{seed}-{len(tokens) + n}" for n in range(JOBS_PER_WAVE)]
@@ -54,7 +58,7 @@ def test_every_result_comes_once_although_something_is_killed_every_second(tmp_p
                 for token, job in zip(wave, jobs, strict=True):
                     owner, nonce = job.result(RESULT_SECONDS)
                     history.append(Heard(token, job.id, now(), job.state.name, nonce, owner))
-            faults.stop()
+            ending.join()
             # Those that were lost are listed for a while.
             wait_until(lambda: [worker.state for worker in handle.workers()].count("ready") == 2, 30.0)
             share = idle_share(stage)

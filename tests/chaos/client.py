@@ -40,7 +40,10 @@ from tests.chaos.history import (
     now,
 )
 
-MAX_OPEN = 60
+# By turns a long queue, in which what was lost waits long for its next attempt, and a short one, in which that begins at
+# once, while the attempt before may still run where it should not.
+MAX_OPEN = (60, 4)
+TURN_SECONDS = 8.0
 MEAN_GAP_SECONDS = 0.02
 # After the faults have stopped; a liveness failure takes so long to be told.
 DRAIN_SECONDS = 90.0
@@ -65,7 +68,7 @@ def plan(chance: random.Random) -> Plan:
     plans = [
         (10, Plan("short", tasks.nap)),
         (10, Plan("20 ms", tasks.nap, (0.02,))),
-        (3, Plan("long", tasks.nap, (chance.choice([0.5, 1.5, 5.0]),))),
+        (5, Plan("long", tasks.nap, (chance.choice([0.5, 2.0, 6.0, 6.0]),))),
         (4, Plan("fails once", tasks.fail_before, (2,), {"retries": cluster.RetryPolicy(2, backoff=0.05)})),
         (2, Plan("fails always", tasks.fail_before, (99,), {"retries": cluster.RetryPolicy(2, backoff=0.05)})),
         (1, Plan("dies always", tasks.die, (), {"crash_limit": 1})),
@@ -106,7 +109,8 @@ class Client:
         """Submit until then."""
         while not is_told_to_end.wait(self._chance.expovariate(1 / MEAN_GAP_SECONDS)) and now() < until:
             with self._changed:
-                if not self._changed.wait_for(lambda: len(self._open) < MAX_OPEN, 0.5):
+                most = MAX_OPEN[int(now() / TURN_SECONDS) % len(MAX_OPEN)]
+                if not self._changed.wait_for(lambda: len(self._open) < most, 0.5):  # noqa: B023 - called here and now
                     continue
             self._submit_one()
 

