@@ -227,7 +227,7 @@ class Supervisor:
             slot = slots.by_descriptor.get(descriptor)
             if slot is not None:
                 slots.receive(slot, now)
-            elif descriptor != bell and self._nursery_at == NEVER:  # else of a child that went with its nursery just now
+            elif descriptor != bell and self._nursery_at == NEVER:  # else of a child that has just gone with it
                 self._hear_nursery(now)
         if self._held_up:
             self._held_up = stopping.obey(slots, self._held_up, now)
