@@ -68,7 +68,7 @@ def plan(chance: random.Random) -> Plan:
         (10, Plan("20 ms", tasks.nap, (0.02,))),
         # Before all others, so that the next attempt of a lost one begins at once, while the one before may still run
         # where it should not.
-        (4, Plan("long", tasks.nap, (chance.choice([0.5, 2.0, 6.0]),), {"priority": 1})),
+        (6, Plan("long", tasks.nap, (chance.choice([0.5, 2.0, 6.0]),), {"priority": 1})),
         (4, Plan("fails once", tasks.fail_before, (2,), {"retries": cluster.RetryPolicy(2, backoff=0.05)})),
         (2, Plan("fails always", tasks.fail_before, (99,), {"retries": cluster.RetryPolicy(2, backoff=0.05)})),
         (1, Plan("dies always", tasks.die, (), {"crash_limit": 1})),
