@@ -2,13 +2,17 @@
 
 PYTHON ?=
 SEEDS ?= 10000
+MINUTES ?= 1
+SEED ?=
+STAGE ?= loopback
+SECONDS ?= 120
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Remade when the dependencies may have changed.
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sim clean
+.PHONY: help demo test check bench sim chaos kills clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -31,6 +35,12 @@ bench: $(READY) ## our speed beside the standard library's, in one run
 
 sim: $(READY) ## the simulator: make sim SEEDS=10000
 	@$(RUN) -m tests.sim --seeds $(SEEDS)
+
+chaos: $(READY) ## real processes killed, frozen and cut off: make chaos MINUTES=10 [SEED=1] [STAGE=loopback|hosts|kept]
+	@$(RUN) -m tests.chaos --minutes $(MINUTES) --stage $(STAGE) $(if $(SEED),--seed $(SEED))
+
+kills: $(READY) ## 2,000 short jobs, a SIGKILL every second: make kills SECONDS=120
+	@KILLS_SECONDS=$(SECONDS) $(RUN) -m pytest -q -s tests/acceptance/test_kills_every_second.py
 
 clean: ## remove .venv and the tools' caches
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -70,9 +70,9 @@ class LeaseHeld(Struct, gc=False, eq=False):
     worker: WorkerId
     run: int
     attempt: int
-    memory: int = 0  # promised to it, bytes; kept here because the job's own limit may grow before this ends
     is_granted: bool = True  # False: it must be durable first, and the worker has not heard of it
     is_revoked: bool = False  # nothing that is reported on it counts any more; only its end is awaited
+    memory: int = 0  # promised to it, bytes; kept here because the job's own limit may grow before this ends
 
 
 class Suspicion(Struct, eq=False):

@@ -154,8 +154,16 @@ class ServedWorkDesk:
                     return answer
 
     def tell(self, _peer: Peer, said: Tell) -> None:
-        """Take what a worker has to say; its reports are committed on return."""
-        seat = self._seat(said.worker)
+        """Take what a worker has to say; its reports are committed on return.
+
+        Reports of a worker that was lost, and whose seat is another's since, are counted before it is refused.
+        """
+        try:
+            seat = self._seat(said.worker)
+        except Refused:
+            if said.reports and not self._work.is_known(said.worker):
+                self._work.report(said.worker, said.reports)
+            raise
         seat.grant(said)
         if said.begun:
             self._work.begun(said.worker, said.begun)

@@ -82,6 +82,11 @@ class WorkDesk:
             raise Refused(f"no function {digest.hex()} here; its lease is over")
         return blob
 
+    def is_known(self, worker: WorkerId) -> bool:
+        """Whether the board has this worker, registered or by the leases of an earlier master's."""
+        with self._master.lock:
+            return worker in self._master.board.workers
+
     def report(self, worker: WorkerId, reports: Sequence[Report]) -> None:
         """Ended attempts. Late and repeated ones are fenced off and counted."""
         self._master.decide(events.Reported(worker, tuple(reports)))

@@ -16,7 +16,8 @@ and the supervisor notices nothing; what it does not know comes to the superviso
 The lease. Attempts may run until the master may think us lost: its heartbeat timeout, counted from when the last heartbeat
 that was answered was *sent*, less one interval, because the supervisor looks once in an interval. Then `heartbeat` and
 `poll` raise `Refused`, and the supervisor kills what runs and registers as another worker. An attempt's end that was not
-told by then is lost with its lease; the master has the job run again.
+told by then is told all the same, under the old id and before the new one registers: the master counts it as late, or
+takes it if it had not given the worker up yet.
 
 Who dies, and what follows: the master, see above. The supervisor's thread hangs: it hands in no health, so no heartbeat
 is sent. The process: nothing of this matters any more.
@@ -99,6 +100,7 @@ class RemoteWorkDesk:
         self._credit_turn = 0  # grows with each change of `_credit`
         self._told_credit = 0
         self._untold = Untold()
+        self._late: Tell | None = None  # of the last id's attempts
         self._health: Health | None = None
         self._functions: dict[Digest, FunctionBlob] = {}
 
@@ -107,6 +109,9 @@ class RemoteWorkDesk:
     def register(self, hello: Hello, wake: Callable[[], None]) -> None:
         """Begin a new life under this id; returns at once, while the hearing thread registers."""
         with self._changed:
+            if self._hello is not None and self._untold.reports:
+                ended = self._untold.batch(self._hello.worker, 0, self._number)
+                self._late = Tell(ended.worker, ended.reports)
             self._hello, self._wake = hello, wake
             self._life += 1
             self._number = 0
@@ -218,6 +223,7 @@ class RemoteWorkDesk:
                 life, is_registered = self._life, self._is_registered
             try:
                 if not is_registered:
+                    self._tell_late()
                     self._register_now(life)
                 self._beat(life)
                 self._make_ready(life)
@@ -230,6 +236,22 @@ class RemoteWorkDesk:
             else:
                 pause_seconds = 0.0
                 self._on_success()
+
+    def _tell_late(self) -> None:
+        """Have the last id's ended attempts judged by who can: the master has their fences. Tried until it answers."""
+        with self._changed:
+            late = self._late
+        if late is None:
+            return
+        try:
+            self._caller.call("tell", late, timeout=CALL_SECONDS)
+        except MasterUnavailable:
+            raise
+        except ClusterError as error:
+            log.info("worker %s: %d reports came too late: %s", late.worker, len(late.reports), error)
+        with self._changed:
+            if self._late is late:
+                self._late = None
 
     def _register_now(self, life: int) -> None:
         with self._changed:

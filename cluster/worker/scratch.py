@@ -16,12 +16,16 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.errors import Refused
 
 _LOCK = ".lock"
+# A worker locks its folder at once. One without a lock for so long was made again by the child of a dead worker, which
+# found it removed.
+UNLOCKED_SECONDS = 60.0
 
 
 def folder_of(base: str, pid: int) -> str:
@@ -85,5 +89,9 @@ def _remove_if_dead(folder: Path) -> None:
         with (folder / _LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):  # removed by another worker meanwhile
+            if time.time() - folder.stat().st_mtime > UNLOCKED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError:
-        return  # it lives, or is about to: a folder without a lock is no one's to judge
+        return  # it lives

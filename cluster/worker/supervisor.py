@@ -221,13 +221,18 @@ class Supervisor:
     def _turn(self) -> None:
         slots = self._slots
         bell = self._bell.fileno()
-        events = slots.epoll.poll(self._patience(), MAX_EVENTS)
+        patience = self._patience()
+        events = slots.epoll.poll(patience, MAX_EVENTS)
+        if not events and patience:
+            # If this process was stopped for longer than it would have waited, that answer is nothing, whatever there is
+            # (PEP 475), and what has ended meanwhile must be heard before the lease is looked at.
+            events = slots.epoll.poll(0, MAX_EVENTS)
         now = time.monotonic()
         for descriptor, _ in events:
             slot = slots.by_descriptor.get(descriptor)
             if slot is not None:
                 slots.receive(slot, now)
-            elif descriptor != bell:
+            elif descriptor != bell and self._nursery_at == NEVER:  # else of a child that has just gone with it
                 self._hear_nursery(now)
         if self._held_up:
             self._held_up = stopping.obey(slots, self._held_up, now)

@@ -176,6 +176,37 @@ def test_a_tell_that_comes_twice_counts_once() -> None:
         assert scene.master.board.counters.fenced == 1
 
 
+def test_a_late_report_of_a_lost_worker_whose_seat_is_gone_changes_nothing_and_is_counted() -> None:
+    with Scene() as scene:
+        scene.join()
+        scene.submit(spec("a"))
+        (lease,) = scene.listen(credit=1).leases
+        scene.tick(4.0)
+        scene.tick(4.0)
+        scene.tick(4.0)
+        scene.join(worker="another#1")  # the seats of lost workers are cleared away by whoever registers
+
+        with pytest.raises(Refused, match="is not registered"):
+            scene.tell(reports=(success(lease.fence),))
+
+        assert scene.master.board.counters.fenced == 1
+        assert scene.master.board.jobs["a"].state is JobState.QUEUED
+
+
+def test_a_report_under_a_lease_of_an_earlier_master_waits_for_the_registration() -> None:
+    with Scene() as scene:
+        scene.join()
+        scene.submit(spec("a"))
+        (lease,) = scene.listen(credit=1).leases
+        desk = ServedWorkDesk(scene.master)  # as after a restart: the board has the leases, and nobody has a seat
+
+        with pytest.raises(Refused, match="is not registered"):
+            desk.tell(PEER, Tell(WORKER, reports=(success(lease.fence),)))
+
+        assert scene.master.board.counters.fenced == 0
+        assert scene.master.board.current_lease(WORKER, lease.fence) is not None
+
+
 def test_a_store_that_does_not_commit_is_told_to_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served_work, "MAX_COMMIT_SECONDS", 0.01)
     store = HandStore()

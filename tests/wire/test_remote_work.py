@@ -314,6 +314,26 @@ def test_nothing_of_an_earlier_id_is_told_under_the_next() -> None:
         assert told_fences([one for one in rig.line.said("tell") if one.worker == "w#2"]) == []
 
 
+def test_what_ended_under_an_earlier_id_is_told_under_that_id_before_the_next_registers() -> None:
+    with a_rig() as rig:
+        rig.join()
+        rig.desk.put(1)
+        rig.poll(1, lambda poll: poll.leases)
+        rig.line.desk = None
+        rig.remote.report("w#1", [done(1)])
+
+        rig.remote.register(W2, rig.rung.release)
+        rig.line.desk = rig.desk = Desk()  # refuses what w#1 says, for it does not know it
+        assert rig.remote.wait_registered(DEADLINE_SECONDS)
+        rig.remote.register(W1, rig.rung.release)
+        assert rig.remote.wait_registered(DEADLINE_SECONDS)
+
+        heard = [(name, said) for name, said in rig.line.calls if name in {"register", "tell"}]
+        at = heard.index(("register", Register(W2, (), 1)))
+        assert heard[at - 1] == ("tell", Tell("w#1", (done(1),)))
+        assert not [said for name, said in heard[at:] if name == "tell"]
+
+
 def test_a_job_whose_function_can_not_be_had_is_reported() -> None:
     with a_rig() as rig:
         rig.join()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.core.records import Ending
+from tests.acceptance.programs import wait_until
 from tests.worker.gate import Gate
 from tests.worker.recording_desk import RecordingDesk, a_worker, wait_gone
 
@@ -116,6 +119,48 @@ def test_a_dead_nursery_is_replaced_and_only_jobs_in_hand_are_blamed(
         assert supervisor.statistics().nurseries == 2
         assert supervisor.statistics().nursery_pid != nursery
     assert "its nursery died" in caplog.text
+
+
+class Sorted:
+    """An epoll that tells of one descriptor first."""
+
+    def __init__(self, real: select.epoll, first: int) -> None:
+        self._real, self._first = real, first
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        return sorted(self._real.poll(timeout, most), key=lambda event: event[0] != self._first)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def test_a_result_that_is_told_in_one_breath_with_the_nursery_s_death_is_no_error(
+    gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_worker(slots=1) as (desk, supervisor):
+        fence = desk.put(gate.pass_through)
+        gate.wait_entered()
+        slots, link = supervisor._slots, supervisor._link.fileno()
+        (of_slot,) = slots.by_descriptor
+        with desk._changed:
+            supervisor.wake()
+            wait_until(lambda: not supervisor._is_rung)  # from here on it waits for the desk
+            gate.release(1)
+            assert is_readable(of_slot)
+            os.kill(supervisor.statistics().nursery_pid, signal.SIGKILL)
+            assert is_readable(link)
+            monkeypatch.setattr(slots, "epoll", Sorted(slots.epoll, link))
+
+        _ = desk.report_of(fence)
+        assert desk.result_of(desk.put(abs, -1)) == 1
+    assert "its nursery died" in caplog.text
+    assert "goes on after an error" not in caplog.text
+
+
+def is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(20_000))
 
 
 def test_a_nursery_that_can_t_start_says_why(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,19 @@ def test_a_worker_removes_its_folder_and_those_of_dead_ones_of_its_name(tmp_path
             assert not dead.exists()
 
     assert sorted(tmp_path.iterdir()) == [other, living]
+
+
+def test_a_folder_that_was_never_locked_is_removed_once_its_worker_would_have_locked_it(tmp_path: Path) -> None:
+    old, young = tmp_path / "w-old", tmp_path / "w-young"
+    (old / "child-1").mkdir(parents=True)
+    young.mkdir()
+    at = time.time() - scratch.UNLOCKED_SECONDS - 1
+    os.utime(old, (at, at))
+
+    with scratch.scratch_folder(str(tmp_path), "w"):
+        assert not old.exists()
+
+    assert list(tmp_path.iterdir()) == [young]
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
