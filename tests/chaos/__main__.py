@@ -6,6 +6,7 @@ import argparse
 import logging
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,8 @@ def main() -> int:
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 32)
     logging.getLogger("cluster").setLevel(logging.ERROR)  # that the master can't be reached is no news here
     print(f"chaos: seed {seed}, {given.minutes:g} minutes on {given.stage}", flush=True)
+    # Whoever ends this early, a `timeout` say, must not leave a cluster running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="cluster-chaos-"))
     with STAGES[given.stage](folder, seed=seed) as stage:
         report = run(stage, given.minutes * 60, Mix(), spared=frozenset({"worker-0"}))
