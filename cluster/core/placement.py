@@ -5,7 +5,8 @@ and never once a job: ten thousand jobs that wait for a GPU don't delay the one 
 priority first, then first come, first served. Among lanes: the better head, by the same order.
 
 A job that leaves QUEUED other than through `pop` (cancelled, expired, undone) stays in its deque as a stale entry; `pop`
-recognises it by its state and, where it was requeued since and has still to stop, by `stopping`. `Lane.live` counts the
+recognises it by its state and, where it was requeued since, by `stopping` (it has still to stop) and by its limit of
+memory (it is in another lane now). `Lane.live` counts the
 real ones, and a lane is rebuilt once most of it is stale.
 """
 
@@ -67,7 +68,7 @@ class Lane:
             jobs = self._by_priority[-self._priorities[0]]
             while jobs:
                 job = jobs[0]
-                if job.state is _QUEUED and not job.stopping:
+                if self._has(job):
                     return job
                 jobs.popleft()
                 self._entries -= 1
@@ -76,22 +77,28 @@ class Lane:
 
     def take(self, most: int) -> Iterator[Job]:
         """Take the next jobs out, at most so many; each must have left QUEUED before the next one is asked for."""
+        memory = self.key[3]
         while most > 0 and self.head() is not None:
             jobs = self._by_priority[-self._priorities[0]]
             while jobs and most > 0:
                 job = jobs.popleft()
                 self._entries -= 1
                 # A job that was cancelled and requeued is here twice.
-                if job.state is _QUEUED and not job.stopping:
+                if job.state is _QUEUED and not job.stopping and (not memory or limit_of(job) == memory):
                     self.live -= 1
                     most -= 1
                     yield job
+
+    def _has(self, job: Job) -> bool:
+        """Whether an entry is real: the job may have left, and may since be queued in another lane."""
+        memory = self.key[3]
+        return job.state is _QUEUED and not job.stopping and (not memory or limit_of(job) == memory)
 
     def _rebuild(self) -> None:
         fresh: dict[int, deque[Job]] = {}
         for priority, jobs in self._by_priority.items():
             # A dict keeps order and drops the second entry of a job that was cancelled and requeued.
-            queued = {id(job): job for job in jobs if job.state is _QUEUED and not job.stopping}
+            queued = {id(job): job for job in jobs if self._has(job)}
             if queued:
                 fresh[priority] = deque(queued.values())
         self._by_priority = fresh

@@ -184,6 +184,23 @@ def test_a_job_that_was_cancelled_and_requeued_is_handed_out_once() -> None:
     assert sorted(pop(placement)) == ["other", "twice"]
 
 
+def test_a_job_that_was_cancelled_and_requeued_with_another_limit_is_handed_out_once() -> None:
+    placement = Placement()
+    grown, other = (queued(name, Options(memory=(10, 20))) for name in ("grown", "other"))
+    push(placement, grown, other)
+    grown.state = JobState.CANCELLED
+    placement.forget(grown)
+    grown.state = JobState.QUEUED
+    grown.outgrown = 1
+
+    placement.push(grown)
+
+    roomy = worker()
+    roomy.memory_room = roomy.memory_most = 100
+    assert sorted(leased(placement.pop(roomy, 99))) == ["grown", "other"]
+    assert placement.depth() == {}
+
+
 def test_stale_entries_are_bounded() -> None:
     lane = Lane(("default", (), (), 0))
     keeper = queued("keeper")

@@ -149,7 +149,7 @@ def _check_lanes(board: Board) -> None:
     for key, lane in board.placement._lanes.items():
         _require(lane.live == queued[key], f"lane {key} counts {lane.live} jobs, there are {queued[key]}")
         _require(lane.live > 0, f"an empty lane {key} is kept")
-        entries = [job for jobs in lane._by_priority.values() for job in jobs if job.is_in_lane]
+        entries = [job for jobs in lane._by_priority.values() for job in jobs if lane._has(job)]
         # A job that was cancelled and requeued may have two entries; it is handed out once all the same.
         _require(len({job.seq for job in entries}) == lane.live, f"lane {key} has lost a job")
     _require(
