@@ -24,7 +24,7 @@ from cluster.master.jobs_desk import JobsDesk
 from cluster.master.master import Master
 from cluster.master.work_desk import WorkDesk
 from cluster.store.locate import open_store
-from cluster.worker.config import WorkerConfig
+from cluster.worker.config import MAX_SLACK_SECONDS, WorkerConfig
 from cluster.worker.supervisor import Supervisor
 
 WORKER_NAME = "local"
@@ -55,15 +55,17 @@ def local(
         TypeError, ValueError: an argument can't be what it is.
         StoreError: the store can't be opened; `StoreInUse` names who has it.
     """
+    opened = open_store(store)
     config = WorkerConfig(
         name=WORKER_NAME,
         slots=_check_slots(slots),
         resources=tuple(sorted((resources or {}).items())),
         labels=tuple(sorted((labels or {}).items())),
+        max_slack_seconds=0.0 if opened.is_instant else MAX_SLACK_SECONDS,
     )
     # Closed in the opposite order: the desk first (it lets go of who calls), then the work, then the record of it.
     with contextlib.ExitStack() as parts:
-        master = Master(open_store(store))
+        master = Master(opened)
         parts.callback(master.stop)
         master.open(grace_seconds=0.0)
         master.start()

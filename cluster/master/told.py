@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, cast
 
 from msgspec import Struct
 
@@ -32,6 +32,9 @@ MAX_UNTOLD_BYTES = 256 << 20
 # Of one answer. A single bigger outcome goes alone.
 MAX_ANSWER_BYTES = 4 << 20
 MAX_ANSWER_RECORDS = 2000
+# Of what one entry holds.
+MAX_PART_BYTES = 1 << 20
+MAX_PART_RECORDS = 500
 # What an entry costs besides its payload, roughly.
 RECORD_BYTES = 200
 
@@ -39,10 +42,10 @@ Thing: TypeAlias = JobId | Refusal | Outcome
 
 
 class Entry(Struct, frozen=True, gc=False):
-    """One thing to tell."""
+    """Things of one kind that were told in one go: an answer has all of them or none."""
 
     number: int
-    thing: Thing  # an id: the job is accepted
+    things: Sequence[Thing]  # ids: these jobs are accepted
     size: int
 
 
@@ -107,8 +110,9 @@ class ToldBook:
             self._heard = self._mono()
             self._listening += 1
             try:
-                while self._entries and self._entries[0].number <= seen:
-                    self._size -= self._entries.popleft().size
+                if self._entries and self._entries[0].number <= seen:
+                    while self._entries and self._entries[0].number <= seen:
+                        self._size -= self._entries.popleft().size
                     self._changed.notify_all()  # `wait_told`
                 self._changed.wait_for(self._has_something, timeout)
                 return Told(mark=seen, is_gone=True) if self._is_closed else self._next(seen)
@@ -138,19 +142,20 @@ class ToldBook:
         accepted: list[JobId] = []
         refused: list[Refusal] = []
         ended: list[Outcome] = []
-        mark, size = seen, 0
-        for count, entry in enumerate(self._entries):
+        mark, size, count = seen, 0, 0
+        for entry in self._entries:
             size += entry.size
-            if count >= MAX_ANSWER_RECORDS or (count and size > MAX_ANSWER_BYTES):
+            count += len(entry.things)
+            if mark != seen and (count > MAX_ANSWER_RECORDS or size > MAX_ANSWER_BYTES):
                 break
             mark = entry.number
-            thing = entry.thing
-            if isinstance(thing, str):
-                accepted.append(thing)
-            elif isinstance(thing, Outcome):
-                ended.append(thing)
-            else:
-                refused.append(thing)
+            match entry.things[0]:
+                case str():
+                    accepted += cast("Sequence[JobId]", entry.things)
+                case Outcome():
+                    ended += cast("Sequence[Outcome]", entry.things)
+                case _:
+                    refused += cast("Sequence[Refusal]", entry.things)
         said, self._progress = self._progress, {}
         progress = tuple(Said(job, progress) for job, progress in said.items())
         printed, self._printed = self._printed, set()
@@ -163,11 +168,10 @@ class ToldBook:
             if self._size > self._max_untold_bytes or self._is_silent():
                 self._close()
                 return
-            for thing in things:
-                size = RECORD_BYTES + (len(thing.payload) if isinstance(thing, Outcome) else 0)
+            for part in _parts(things):
                 self._number += 1
-                self._size += size
-                self._entries.append(Entry(self._number, thing, size))
+                self._entries.append(Entry(self._number, part, _size_of(part)))
+                self._size += self._entries[-1].size
             self._changed.notify_all()
 
     def _is_silent(self) -> bool:
@@ -180,3 +184,23 @@ class ToldBook:
         self._printed.clear()
         self._size = 0
         self._changed.notify_all()
+
+
+def _parts(things: Sequence[Thing]) -> Iterator[Sequence[Thing]]:
+    """Cut so that an answer has room for any part, or the part is one thing."""
+    first = size = 0
+    if len(things) > MAX_PART_RECORDS or _size_of(things) > MAX_PART_BYTES:
+        for at, thing in enumerate(things):
+            size += _size_of((thing,))
+            if at > first and (at - first >= MAX_PART_RECORDS or size > MAX_PART_BYTES):
+                yield things[first:at]
+                first, size = at, _size_of((thing,))
+    if first < len(things):
+        yield things[first:]
+
+
+def _size_of(things: Sequence[Thing]) -> int:
+    size = RECORD_BYTES * len(things)
+    if things and isinstance(things[0], Outcome):
+        size += sum([len(thing.payload) for thing in cast("Sequence[Outcome]", things)])
+    return size

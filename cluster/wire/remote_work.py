@@ -328,31 +328,31 @@ class RemoteWorkDesk:
         is_any = False
         while True:
             with self._changed:
-                if life != self._life or not self._unready:
+                if life != self._life:
                     break
-                lease = self._unready[0]
-                is_known = lease.function in self._functions
-            failed: ClusterError | None = None
-            if not is_known:
-                try:
-                    self._fetch(lease.function)
-                except MasterUnavailable:
-                    raise
-                except ClusterError as error:
-                    failed = error
-            with self._changed:
-                if life != self._life or not self._unready or self._unready[0] is not lease:
-                    continue  # dropped meanwhile
-                self._unready.popleft()
-                if failed is None:
-                    self._leases.append(lease)
+                unready = self._unready
+                while unready and unready[0].function in self._functions:
+                    self._leases.append(unready.popleft())
                     is_any = True
-                else:
-                    log.warning("job %s: its function can't be had: %s", lease.job, failed)
-                    self._untold.refuse(lease, f"its function can't be had from the master: {failed}")
-                    self._changed.notify_all()
+                if not unready:
+                    break
+                lease = unready[0]
+            try:
+                self._fetch(lease.function)
+            except MasterUnavailable:
+                raise
+            except ClusterError as error:
+                self._give_up(lease, error)
         if is_any:
             self._wake()
+
+    def _give_up(self, lease: Lease, error: ClusterError) -> None:
+        with self._changed:
+            if self._unready and self._unready[0] is lease:  # else dropped meanwhile
+                self._unready.popleft()
+                log.warning("job %s: its function can't be had: %s", lease.job, error)
+                self._untold.refuse(lease, f"its function can't be had from the master: {error}")
+                self._changed.notify_all()
 
     def _fetch(self, digest: Digest) -> FunctionBlob:
         blob: FunctionBlob = self._caller.call("fetch_function", FetchFunction(digest), timeout=CALL_SECONDS)

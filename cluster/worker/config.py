@@ -6,6 +6,8 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+MAX_SLACK_SECONDS = 0.0005
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
@@ -29,6 +31,9 @@ class WorkerConfig:
     max_result_bytes: int = 1 << 30
     max_jobs_per_child: int = 0  # a child that has run so many is replaced by a fresh one; 0: never
     env: tuple[tuple[str, str], ...] = ()  # what jobs find in their environment besides ours
+    # A turn waits so long at most for results to gather (see `Slots.slack`). 0 where telling one costs nothing but time of
+    # the processor, because it need not be written to a disk or sent.
+    max_slack_seconds: float = MAX_SLACK_SECONDS
     scratch: str = ""  # each job starts in an empty folder below this one; empty: in `directory`
     threads: int = 0  # > 0: instead of processes, so many threads of one process; `slots` is the same number then
 

@@ -46,10 +46,9 @@ from cluster.worker.slot import NEVER, Doom, Phase, Slot
 from cluster.worker.vector import MAX_DATAGRAMS, Courier, Single
 
 # While each child has at least so many jobs, results may gather: for this share of the time that it will take for them
-# (as estimated, and estimates are never below `MIN_JOB_SECONDS`), and no longer than the limit.
+# (as estimated, and estimates are never below `MIN_JOB_SECONDS`), and no longer than `WorkerConfig.max_slack_seconds`.
 MIN_GATHERED = 8
 SLACK_SHARE = 0.25
-MAX_SLACK_SECONDS = 0.0005
 # So that one child that talks without end can't keep the supervisor from the others.
 MAX_MESSAGES_PER_TURN = 256
 # After an order that the nursery wouldn't take.
@@ -157,7 +156,7 @@ class Slots:
                     return 0.0
                 continue
             least = min(least, slot.load_seconds)
-        return min(least * SLACK_SHARE, MAX_SLACK_SECONDS) if least < QUEUED_SECONDS else 0.0
+        return min(least * SLACK_SHARE, self.config.max_slack_seconds) if least < QUEUED_SECONDS else 0.0
 
     def confirm_stop(self, fence: Fence) -> None:
         """An attempt that was ordered to stop does not run here, and won't: a lease that still waits is dropped."""

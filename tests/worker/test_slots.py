@@ -18,7 +18,7 @@ from cluster.worker.nursery_link import NurseryLink
 from cluster.worker.outbox import Outbox
 from cluster.worker.prefetch import LONG, MAX_QUEUED, MIN_JOB_SECONDS
 from cluster.worker.slot import Phase, Sent, Slot
-from cluster.worker.slots import MAX_MESSAGES_PER_TURN, MAX_SLACK_SECONDS, MIN_GATHERED, Slots
+from cluster.worker.slots import MAX_MESSAGES_PER_TURN, MIN_GATHERED, Slots
 from cluster.worker.vector import Single, Vectored
 from tests.worker.recording_desk import RecordingDesk
 
@@ -147,7 +147,7 @@ def test_results_may_gather_while_a_child_has_many_short_jobs(slots: Slots) -> N
 
     slack = slots.slack()
 
-    assert 0.0 < slack <= MAX_SLACK_SECONDS
+    assert 0.0 < slack <= slots.config.max_slack_seconds
     assert slack < MAX_QUEUED * MIN_JOB_SECONDS / 2
 
 
