@@ -18,7 +18,7 @@ import resource
 import socket
 import sys
 import time
-from os import getpid
+from os import fchdir, getpid, umask  # before `surroundings` notes who calls them
 from time import perf_counter
 from typing import NoReturn
 
@@ -51,6 +51,9 @@ from cluster.worker.surroundings import Surroundings
 # Jobs that took less than this together are not worth the system call that reads the cpu time; the certificate of the
 # next is wrong by at most this much.
 MEASURED_SECONDS = 0.001
+# A job that took longer may have let C code change the working directory or the umask; of a shorter one it is enough to
+# know whether Python did (see `surroundings`).
+SHORT_SECONDS = 0.0001
 # How many jobs pass before processes that jobs left behind, and that have ended, are reaped. Not after each job: a
 # library may keep a helper process from one job to the next and want its exit status itself.
 REAP_EVERY = 64
@@ -70,8 +73,9 @@ class Child:
         self._streams = isolation.open_streams()
         self._leftovers = Leftovers()
         self._scratch = scratch.folder_of(setup.scratch, self._pid) if setup.scratch else ""
-        self._umask = os.umask(MAX_JOB_UMASK)
-        os.umask(self._umask)
+        self._umask = umask(MAX_JOB_UMASK)
+        umask(self._umask)
+        self._is_astray = True  # the next job may not be where it should be, or not have the umask that it should
         self._jobs = 0
         self._hand: tuple[Fence, Task, float] | None = None  # the job in hand, and the wall time of its start
         self._cpu_seconds = 0.0  # of this process, when last read
@@ -112,12 +116,14 @@ class Child:
         if getpid() != self._pid:
             isolation.vanish()  # the job forked, and this is the copy: it must not speak for us, nor take jobs
         isolation.restore_signals()
+        self._is_astray = seconds > SHORT_SECONDS or self._surroundings.is_touched
         is_fit = self._surroundings.restore()
         job_context.install(None)
         if task.inputs:
             dependency.current.clear()
         if self._scratch and not scratch.empty(self._scratch):
             isolation.renew_directory(self._kept.directory, self._scratch)
+            self._is_astray = True
         printed = self._collect_output()
         self._leftovers.look(self._streams)
         certificate, segments = ended.certificate, ended.segments
@@ -141,8 +147,9 @@ class Child:
 
     def _begin(self, fence: Fence, task: Task, started: float) -> None:
         """What the last job left is put back: working directory, umask (the rest was before its result was sent)."""
-        os.fchdir(self._kept.directory)
-        os.umask(self._umask)
+        if self._is_astray:
+            fchdir(self._kept.directory)
+            umask(self._umask)
         if task.inputs:
             dependency.current.update(task.inputs)
         self._hand = fence, task, started

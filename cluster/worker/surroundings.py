@@ -7,7 +7,8 @@ things note that somebody went through; only then is everything compared with ho
     os.environ          its dictionary remembers the value that a job's change took the place of
     sys.path            compared with its copy, which takes no system call
     timers, handlers,   `signal`, `alarm`, `setitimer`, `pthread_sigmask`, `resource.setrlimit` and `prlimit` are
-    mask, limits        replaced by functions that note the call and pass it on
+    mask, limits        replaced by functions that note the call and pass it on; so are `chdir`, `fchdir` and `umask`,
+                        whose effects the child itself undoes
 
 A module sets up things when it is first imported, and counts on them later, but is never imported again in this process.
 So what is set in `os.environ` during an import stays, and `sys.path` stays as it is after a job that imported something.
@@ -26,6 +27,7 @@ import _signal  # type: ignore[import-not-found]  # the raw half of `signal`, of
 import contextlib
 import functools
 import os
+import posix
 import resource
 import signal
 import sys
@@ -41,6 +43,9 @@ _DOORS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("setitimer", (_signal, signal)),
     ("setrlimit", (resource,)),
     ("prlimit", (resource,)),
+    ("chdir", (posix, os)),
+    ("fchdir", (posix, os)),
+    ("umask", (posix, os)),
 )
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = tuple(sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}))
@@ -58,7 +63,7 @@ class Surroundings:
         self._path = sys.path
         self._entries = list(sys.path)
         self._modules = len(sys.modules)
-        self._is_touched = False
+        self.is_touched = False  # somebody went through a door since things were put back
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._limits = {limit: _limit(limit) for limit in _LIMITS}
@@ -79,13 +84,13 @@ class Surroundings:
             self._restore_variables()
         if sys.path is not self._path or self._path != self._entries:
             self._restore_path()
-        if not self._is_touched:
+        if not self.is_touched:
             return True
         try:
             self._restore_signals()
             return self._restore_limits()
         finally:
-            self._is_touched = False
+            self.is_touched = False
 
     def _restore_variables(self) -> None:
         os.environ = self._environ  # noqa: B003 - it was replaced; this is the one that the process really has
@@ -128,7 +133,7 @@ class Surroundings:
     def _noting(self, door: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(door)
         def note(*args: Any, **kwargs: Any) -> Any:
-            self._is_touched = True
+            self.is_touched = True
             return door(*args, **kwargs)
 
         return note

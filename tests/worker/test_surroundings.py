@@ -206,7 +206,7 @@ def test_looking_costs_no_system_call_where_nothing_was_changed(desk: RecordingD
     def is_untouched() -> list[bool]:
         held = [cell.cell_contents for cell in signal.alarm.__closure__ or ()]
         (watcher,) = [one for one in held if type(one).__name__ == "Surroundings"]
-        return [watcher._is_touched, bool(watcher._variables.before)]
+        return [watcher.is_touched, bool(watcher._variables.before)]
 
     run(desk, time.time)
 
