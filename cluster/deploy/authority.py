@@ -15,7 +15,8 @@ Which file is the truth about what:
   a deleted minion's old key for the new minion of that name, CVE-2016-9639.)
 - An authority is there once its folder has its name: `create` makes the folder under another one and moves it.
 
-A private key is replaced in two cases: `renew --new-key` was said, or its certificate is revoked and its name issued anew.
+A private key is replaced when `renew --new-key` was said, or when its certificate is revoked or over and its name is issued
+anew; never otherwise.
 Both lists are bounded: what ended a month ago is forgotten. Whoever is at work holds a lock on the folder, and readers
 need none, because every file is whole.
 """
@@ -207,17 +208,24 @@ class Authority:
                     f"{role} {name} has a certificate already; write `cluster certs renew {role} {name}` for a longer one, "
                     f"or `cluster certs revoke {role} {name}` before it is issued anew"
                 )
-            files = (self.certificate_file(role, name), self.key_file(role, name))
-            there = [path for path in files if path.exists()]
-            if there and known is None:
+            path = self.certificate_file(role, name)
+            there = [file for file in (path, self.key_file(role, name)) if file.exists()]
+            if there and known is None and not self._has_ended(path):
                 raise Refused(f"{there[0]} is there, and the ledger does not know it; move it away")
             key = certificates.new_key()
             return self._put(signer, wanted, key.public_key(), key, days=days)
 
-    def renew(self, role: str, name: str, *, days: float = LEAF_DAYS, new_key: bool = False) -> Identity:
+    def renew(
+        self, role: str, name: str, *, days: float = LEAF_DAYS, new_key: bool = False, hosts: Sequence[str] = ()
+    ) -> Identity:
         """Make a later certificate for a name. The earlier one stays good until its own end: nobody is cut off.
 
-        The key stays, so that what has to be carried to another host is no secret; `new_key` makes another one.
+        Args:
+            role: whose it is.
+            name: what it is called.
+            days: how long it is valid, but no longer than the authority is.
+            new_key: make another private key. Otherwise it stays, and what is carried to another host is no secret.
+            hosts: a master's, if they are others now.
 
         Raises:
             Refused: the name has no certificate, or its certificate is revoked.
@@ -231,7 +239,7 @@ class Authority:
                 raise Refused(f"the certificate of {role} {name} is revoked; {_how_to_issue(role, name)}")
             key = certificates.new_key() if new_key else None
             public = self._certified_key(known) if key is None else key.public_key()
-            return self._put(signer, (role, name, known.hosts), public, key, days=days)
+            return self._put(signer, _wanted(role, name, hosts or known.hosts), public, key, days=days)
 
     def revoke(self, role: str, name: str) -> list[str]:
         """Have every certificate of a name refused, the replaced ones too; their serial numbers.
@@ -286,6 +294,16 @@ class Authority:
         if _hexadecimal(certificate) != known.serial:
             raise Refused(f"{path} is not the certificate that the ledger knows; put that back, or write --new-key")
         return certificates.public_key_of(certificate)
+
+    def _has_ended(self, path: Path) -> bool:
+        """Whether a file is a certificate of ours that has expired: the ledger has forgotten it, and its key is worth nothing."""
+        if not path.exists():
+            return False
+        found = certificates.read_certificate(read_checked(path, is_secret=False), path)
+        return (
+            certificates.is_signed_by(found, self.certificate)
+            and found.not_valid_after_utc.timestamp() <= self._clock()
+        )
 
     def _put(
         self,

@@ -184,6 +184,17 @@ def public_key_of(certificate: x509.Certificate) -> EllipticCurvePublicKey:
     return key
 
 
+def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether an authority has signed a certificate."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
 def fingerprint_of(certificate: x509.Certificate) -> str:
     """SHA-256 of the certificate, as `openssl x509 -fingerprint -sha256` prints it."""
     from cryptography.hazmat.primitives import hashes

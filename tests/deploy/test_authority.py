@@ -268,6 +268,29 @@ def test_what_ended_long_ago_is_forgotten(authority: Authority, clock: Clock) ->
     assert len(list(x509.load_pem_x509_crl(authority.revoked.read_bytes()))) == 1
 
 
+def test_a_forgotten_name_whose_files_are_still_there_is_issued_anew(authority: Authority, clock: Clock) -> None:
+    old = authority.issue("client", "ana", days=1)
+    clock.now += 40 * DAY
+    authority.issue("client", "ben")
+    assert [name for name, _ in states(authority)] == ["ben"]
+
+    new = authority.issue("client", "ana")
+
+    assert new.serial != old.serial
+    load_pair(authority, "client", "ana")
+
+
+def test_an_expired_certificate_of_somebody_else_is_not_replaced(
+    authority: Authority, clock: Clock, tmp_path: Path
+) -> None:
+    other = Authority.create(tmp_path / "other", clock=clock).issue("client", "ana", days=1)
+    other.certificate.rename(authority.certificate_file("client", "ana"))
+    clock.now += 40 * DAY
+
+    with pytest.raises(Refused, match="the ledger does not know it"):
+        authority.issue("client", "ana")
+
+
 def test_a_ledger_has_an_end(authority: Authority, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ISSUED", 2)
     authority.issue("client", "ana")
