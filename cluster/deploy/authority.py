@@ -201,19 +201,8 @@ class Authority:
             Refused: the name has a certificate, or something is not as it must be.
         """
         wanted = _wanted(role, name, hosts)
-        with self._alone() as signer:
-            known = self.standing(role, name)
-            if known is not None and known.state == "valid":
-                raise Refused(
-                    f"{role} {name} has a certificate already; write `cluster certs renew {role} {name}` for a longer one, "
-                    f"or `cluster certs revoke {role} {name}` before it is issued anew"
-                )
-            path = self.certificate_file(role, name)
-            there = [file for file in (path, self.key_file(role, name)) if file.exists()]
-            if there and known is None and not self._has_ended(path):
-                raise Refused(f"{there[0]} is there, and the ledger does not know it; move it away")
-            key = certificates.new_key()
-            return self._put(signer, wanted, key.public_key(), key, days=days)
+        with self._alone():
+            return self._issue(wanted, days)
 
     def renew(
         self, role: str, name: str, *, days: float = LEAF_DAYS, new_key: bool = False, hosts: Sequence[str] = ()
@@ -231,15 +220,42 @@ class Authority:
             Refused: the name has no certificate, or its certificate is revoked.
         """
         check_role(role), check_name(name)
-        with self._alone() as signer:
+        with self._alone():
+            return self._renew(role, name, hosts, days, new_key=new_key)
+
+    def see_to(
+        self, role: str, name: str, *, hosts: Sequence[str] = (), renewed_before_seconds: float
+    ) -> Identity | None:
+        """Have a certificate that is there, good, and good for long enough; what was made, None: it was so already.
+
+        Needs the authority's key only if something is to be made. What is revoked is not made anew: that would undo what
+        somebody did on purpose.
+
+        Args:
+            role: whose it is.
+            name: what it is called.
+            hosts: a master's; it gets another certificate if the one it has lacks any.
+            renewed_before_seconds: how long before its end it is renewed.
+
+        Raises:
+            Refused: it is revoked, or something is not as it must be.
+        """
+        wanted = _wanted(role, name, hosts)
+        with self._alone():
             known = self.standing(role, name)
             if known is None:
-                raise Refused(f"{role} {name} has no certificate yet; {_how_to_issue(role, name)}")
+                return self._issue(wanted, LEAF_DAYS)
             if known.state == "revoked":
-                raise Refused(f"the certificate of {role} {name} is revoked; {_how_to_issue(role, name)}")
-            key = certificates.new_key() if new_key else None
-            public = self._certified_key(known) if key is None else key.public_key()
-            return self._put(signer, _wanted(role, name, hosts or known.hosts), public, key, days=days)
+                raise Refused(
+                    f"the certificate of {role} {name} is revoked; if that is over, "
+                    f"{_how_to_issue(role, name, wanted[2])[:-1]} --ca {self.folder}`"
+                )
+            is_lost = not (self.certificate_file(role, name).exists() and self.key_file(role, name).exists())
+            # To renew beyond the authority's end would be in vain, and would be tried again each time.
+            ends_soon = known.not_after < min(self._clock() + renewed_before_seconds, self.not_after)
+            if is_lost or ends_soon or not set(wanted[2]) <= set(known.hosts):
+                return self._renew(role, name, wanted[2], LEAF_DAYS, new_key=is_lost)
+            return None
 
     def revoke(self, role: str, name: str) -> list[str]:
         """Have every certificate of a name refused, the replaced ones too; their serial numbers.
@@ -248,7 +264,7 @@ class Authority:
             Refused: the name has none, or all are revoked already.
         """
         check_role(role), check_name(name)
-        with self._alone() as signer:
+        with self._alone():
             now, refused = self._clock(), self._refused()
             ours = [entry for entry in self._entries() if (entry.role, entry.name) == (role, name)]
             if not ours:
@@ -258,21 +274,45 @@ class Authority:
                 raise Refused(f"every certificate of {role} {name} is revoked already")
             ended = {entry.serial for entry in self._entries() if entry.not_after + FORGOTTEN_SECONDS < now}
             kept = {serial: since for serial, since in refused.items() if serial not in ended}
-            self._write_refused(signer, kept | dict.fromkeys(fresh, now))
+            self._write_refused(kept | dict.fromkeys(fresh, now))
             return fresh
 
     # --- how ------------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[EllipticCurvePrivateKey]:
-        """Under the folder's lock, with what an interrupted command left put in order; the authority's key."""
+    def _alone(self) -> Iterator[None]:
+        """Under the folder's lock, with what an interrupted command left put in order, and what this one leaves too."""
         with locked_folder(self.folder):
             self._tidy()
-            key = self._signing_key()
             try:
-                yield key
+                yield
             finally:
                 self._tidy()
+
+    def _issue(self, wanted: tuple[str, str, Sequence[str]], days: float) -> Identity:
+        role, name, _ = wanted
+        known = self.standing(role, name)
+        if known is not None and known.state == "valid":
+            raise Refused(
+                f"{role} {name} has a certificate already; write `cluster certs renew {role} {name}` for a longer one, "
+                f"or `cluster certs revoke {role} {name}` before it is issued anew"
+            )
+        path = self.certificate_file(role, name)
+        there = [file for file in (path, self.key_file(role, name)) if file.exists()]
+        if there and known is None and not self._has_ended(path):
+            raise Refused(f"{there[0]} is there, and the ledger does not know it; move it away")
+        key = certificates.new_key()
+        return self._put(wanted, key.public_key(), key, days=days)
+
+    def _renew(self, role: str, name: str, hosts: Sequence[str], days: float, *, new_key: bool) -> Identity:
+        known = self.standing(role, name)
+        if known is None:
+            raise Refused(f"{role} {name} has no certificate yet; {_how_to_issue(role, name)}")
+        if known.state == "revoked":
+            raise Refused(f"the certificate of {role} {name} is revoked; {_how_to_issue(role, name)}")
+        key = certificates.new_key() if new_key else None
+        public = self._certified_key(known) if key is None else key.public_key()
+        return self._put(_wanted(role, name, hosts or known.hosts), public, key, days=days)
 
     def _signing_key(self) -> EllipticCurvePrivateKey:
         if not self.ca_key.exists():
@@ -307,7 +347,6 @@ class Authority:
 
     def _put(
         self,
-        signer: EllipticCurvePrivateKey,
         wanted: tuple[str, str, Sequence[str]],
         public: EllipticCurvePublicKey,
         private: EllipticCurvePrivateKey | None,
@@ -316,7 +355,7 @@ class Authority:
     ) -> Identity:
         """Sign, and put in place, by the ledger. Without a private key, the one that there is stays."""
         role, name, hosts = wanted
-        now = self._clock()
+        signer, now = self._signing_key(), self._clock()
         if self.not_after <= now:
             raise Refused(f"the authority in {self.folder} has expired; make a new one and issue its certificates anew")
         until = min(now + _check_days(days) * DAY_SECONDS, self.not_after)
@@ -374,9 +413,10 @@ class Authority:
         """Revoked serial numbers, and since when."""
         return {f"{entry.serial_number:x}": entry.revocation_date_utc.timestamp() for entry in self._revocations()}
 
-    def _write_refused(self, signer: EllipticCurvePrivateKey, refused: dict[str, float]) -> None:
+    def _write_refused(self, refused: dict[str, float]) -> None:
         from cryptography import x509
 
+        signer = self._signing_key()
         number = self._revocations().extensions.get_extension_for_class(x509.CRLNumber).value.crl_number + 1
         serials = {int(serial, 16): since for serial, since in refused.items()}
         signed = certificates.sign_revocations(self.certificate, signer, serials, number, self._clock())
@@ -445,8 +485,9 @@ def _state(entry: Issued, now: float, refused: dict[str, float], *, is_last: boo
     return "valid" if is_last else "replaced"
 
 
-def _how_to_issue(role: str, name: str) -> str:
-    return f"write `cluster certs issue {role} {'HOST... --name ' if role == MASTER else ''}{name}`"
+def _how_to_issue(role: str, name: str, hosts: Sequence[str] = ()) -> str:
+    before = f"{' '.join(hosts) or 'HOST...'} --name " if role == MASTER else ""
+    return f"write `cluster certs issue {role} {before}{name}`"
 
 
 def _hexadecimal(certificate: x509.Certificate) -> str:

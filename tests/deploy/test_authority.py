@@ -467,9 +467,11 @@ def test_a_damaged_file_is_told_and_never_quoted(authority: Authority, name: str
 def test_the_key_and_the_revocations_of_another_authority_are_refused(authority: Authority, tmp_path: Path) -> None:
     other = Authority.create(tmp_path / "other")
 
+    ours = authority.revoked.read_bytes()
     authority.revoked.write_bytes(other.revoked.read_bytes())
     with pytest.raises(Refused, match="was not signed by this authority"):
         authority.standings()
+    authority.revoked.write_bytes(ours)
     authority.ca_key.write_bytes(other.ca_key.read_bytes())
     with pytest.raises(Refused, match="is not the key of"):
         authority.issue("client", "ana")
