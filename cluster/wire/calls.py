@@ -277,6 +277,8 @@ class Call(Struct, frozen=True):
     # Not idempotent by itself: the request's id and answer are committed together with its effect, so that a repeated
     # request, after a restart too, is answered and not carried out again.
     is_once: bool = False
+    # Its answer may be as long as a frame, so a server makes only a few of them at a time for one peer.
+    is_heavy: bool = False
 
 
 _EVERYONE = frozenset(Role)
@@ -292,12 +294,12 @@ CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "watch"): Call(Watch, tuple[JobInfo | None, ...], _CLIENTS),
     ("jobs", "cancel"): Call(Cancel, tuple[bool, ...], _CLIENTS),
     ("jobs", "info"): Call(JobArgs, JobInfo, _CLIENTS),
-    ("jobs", "outcome"): Call(JobArgs, Outcome | None, _CLIENTS),
+    ("jobs", "outcome"): Call(JobArgs, Outcome | None, _CLIENTS, is_heavy=True),
     ("jobs", "page"): Call(Page, PageOfJobs, _CLIENTS),
     ("jobs", "history"): Call(JobArgs, JobHistory, _CLIENTS),
-    ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS),
-    ("jobs", "parts"): Call(JobArgs, JobParts, _CLIENTS),
-    ("jobs", "result"): Call(JobArgs, Outcome | None, _CLIENTS),
+    ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS, is_heavy=True),
+    ("jobs", "parts"): Call(JobArgs, JobParts, _CLIENTS, is_heavy=True),
+    ("jobs", "result"): Call(JobArgs, Outcome | None, _CLIENTS, is_heavy=True),
     ("jobs", "read_output"): Call(ReadOutput, Piece, _CLIENTS),
     ("jobs", "explain"): Call(JobArgs, str, _CLIENTS),
     ("jobs", "requeue"): Call(Requeue, tuple[JobInfo, ...], _CLIENTS, is_once=True),
@@ -310,7 +312,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("work", "listen"): Call(WorkListen, Work, _WORKERS),
     ("work", "tell"): Call(Tell, None, _WORKERS),
     ("work", "heartbeat"): Call(Heartbeat, None, _WORKERS),
-    ("work", "fetch_function"): Call(FetchFunction, FunctionBlob, _WORKERS),
+    ("work", "fetch_function"): Call(FetchFunction, FunctionBlob, _WORKERS, is_heavy=True),
     ("work", "leave"): Call(WorkerArgs, None, _WORKERS),
     ("admin", "ping"): Call(Nothing, MasterInfo, _EVERYONE),
     ("admin", "drain"): Call(WorkerArgs, None, _ADMINS),
