@@ -49,7 +49,7 @@ class EpochFile:
         """What it says of the store with this key; None if nothing, or nothing that can be read."""
         try:
             witness = msgspec.json.decode(self._path.read_bytes(), type=Witness)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
             return None
         return witness if witness.store == _name_of(key) else None
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from msgspec import MsgspecError
-
 from cluster.worker import output
+from cluster.worker.channel import UNREADABLE
 from cluster.worker.config import WorkerConfig
 from cluster.worker.nursery_protocol import FromNursery, Setup, Spawn, decode_from_nursery, receive, send
 from cluster.worker.nursery_start import Interpreter, start_interpreter
@@ -60,7 +59,7 @@ class NurseryLink:
             data, descriptors = received
             try:
                 message = decode_from_nursery(data)
-            except MsgspecError as error:  # only a foreign hand on its socket can do that
+            except UNREADABLE as error:  # only a foreign hand on its socket can do that
                 raise EOFError from error
             yield message, descriptors[0] if descriptors else -1
 
