@@ -118,6 +118,8 @@ def _read_outcome(reader: rows.Reader, row: Row) -> object:
 
 
 def _story_row(reader: rows.Reader, row: Row) -> object:
+    if row[OUTCOME.start] not in (None, row[REQUEUE.start] or 1):
+        raise BadSealError("another run")  # the view joins no such row
     # How many attempts there are is counted by SQL: it is no column of the file.
     count = int(row[FAILED_ATTEMPTS + 1] is not None)
     return reader.whole_story([*row[:FAILED_ATTEMPTS], count, *row[FAILED_ATTEMPTS + 1 :]])
