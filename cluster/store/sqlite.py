@@ -85,7 +85,8 @@ class SqliteStore:
     is_instant = False
 
     def __init__(self, path: Path, *, busy_timeout_seconds: float = 5.0) -> None:
-        self.url = f"sqlite:///{path}"
+        # It is shown and sent, and a file's name need not be text.
+        self.url = f"sqlite:///{os.fsencode(path).decode(errors='backslashreplace')}"
         self.tampered: list[str] = []
         self._files = StoreFiles(self.url, path.absolute())
         self._possession = Possession(self.url, self._files.lock_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -21,10 +22,10 @@ class NurseryLink:
         self._setup = Setup(
             worker,
             host,
-            config.directory,
+            os.fsencode(config.directory),
             config.max_output_bytes,
             config.max_result_bytes,
-            config.scratch,
+            os.fsencode(config.scratch),
             config.threads,
         )
         self._interpreter = interpreter
