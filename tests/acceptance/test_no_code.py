@@ -146,20 +146,20 @@ def use_all_of_it(client: cluster.Cluster) -> None:
         raise Odd("failed", number)
 
     def unpicklable() -> Any:
-        return (each for each in ())
+        return (number for number in range(3))
 
     first = client.submit(by_value, (7,), name="n", tags=("t",))
     assert first.result(DEADLINE_SECONDS) == (7, "value")
     assert client.submit(lambda pair: pair[0] + 1, (first,)).result(DEADLINE_SECONDS) == 8
     assert list(client.map(math.sqrt, range(200), chunksize=50))[144] == 12.0
-    odd = client.submit(fail, (3,), retries=1)
+    odd: cluster.Job[Any] = client.submit(fail, (3,), retries=1)
     with pytest.raises(Odd):
         odd.result(DEADLINE_SECONDS)
     with pytest.raises(cluster.ClusterError):
         client.submit(unpicklable).result(DEADLINE_SECONDS)
     client.submit(id, (Planted(),)).exception(DEADLINE_SECONDS)  # runs in the child, where it may
     assert "printed 7" in first.logs()
-    assert odd.history()
+    assert len(odd.history().attempts) == 2
     assert client.stats().completed >= 3
 
 
@@ -214,7 +214,8 @@ def test_nothing_that_is_said_to_a_master_makes_it_import_unpickle_or_execute(ma
     assert not {
         name for name in master.imported() if name.startswith(("cluster.worker.child", "cluster.client.payload"))
     }
-    assert not {name for name in mapped if "pickle" in name}
+    # multiprocessing imports pickle; that nothing asks it for a class is what the events say.
+    assert {name.split(".")[0] for name in mapped if "pickle" in name} <= {"_pickle"}
 
 
 def test_the_watch_sees_what_it_is_for(tmp_path: Path) -> None:
