@@ -22,6 +22,7 @@ from cluster.core.records import (
     JobInfo,
     JobSpec,
     Lease,
+    Moment,
     Options,
     Outcome,
     Report,
@@ -70,7 +71,7 @@ class Listen(Struct, frozen=True):
 
     session: str
     seen: int
-    timeout: float
+    timeout: Moment  # seconds; one that is over counts as none
 
 
 class Said(Struct, frozen=True):
@@ -109,7 +110,7 @@ class Cancel(Struct, frozen=True):
     """Stop these; answered with one verdict each, after at most `timeout` seconds."""
 
     jobs: tuple[JobId, ...]
-    timeout: float
+    timeout: Moment  # seconds; one that is over counts as none
 
 
 class JobArgs(Struct, frozen=True):
@@ -123,7 +124,7 @@ class ReadOutput(Struct, frozen=True):
 
     job: JobId
     place: Place = Place()
-    timeout: float = 0.0
+    timeout: Moment = 0.0
 
 
 class Page(Struct, frozen=True):
@@ -192,7 +193,7 @@ class WorkListen(Struct, frozen=True):
 
     worker: WorkerId
     seen: int
-    timeout: float
+    timeout: Moment  # seconds; one that is over counts as none
     number: int = 1
     credit: int = 0
     turn: int = 0
