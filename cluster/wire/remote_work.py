@@ -30,6 +30,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from cluster.core.records import Digest, Ending, Fence, FunctionBlob, Lease, Report, Stop, WorkerId
 from cluster.errors import ClusterError, MasterUnavailable, Refused
@@ -174,7 +175,7 @@ class RemoteWorkDesk:
 
     def leave(self, worker: WorkerId) -> None:
         """Wait, a bounded time, until all is told, and deregister; a master that can't be reached finds out itself."""
-        perform(self.leaving(worker), self._caller, self._changed)
+        perform(self.leaving(worker), self._ask, self._changed)
 
     # --- for whoever made this desk -----------------------------------------------------------------------------------
 
@@ -199,10 +200,13 @@ class RemoteWorkDesk:
 
     def _start(self) -> None:
         for name, script in (("cluster-hearing", self.hearing()), ("cluster-telling", self.telling())):
-            run = (script, self._caller, self._changed)
+            run = (script, self._ask, self._changed)
             thread = threading.Thread(target=perform, args=run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def _ask(self, step: Ask) -> Any:
+        return self._caller.call(step.method, step.said, timeout=step.timeout)
 
     # --- the scripts: what the threads do ---------------------------------------------------------------------------
 

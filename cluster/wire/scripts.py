@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -39,24 +39,27 @@ class Rest(Struct, frozen=True):
     seconds: float | None = None
 
 
+Answer = TypeVar("Answer")
 Script: TypeAlias = Generator[Ask | Rest, Any, None]
+Asking: TypeAlias = Callable[[Ask], Any]  # raises what the desk raised, or `MasterUnavailable`
 
 
-def perform(script: Script, caller: Caller, changed: threading.Condition) -> None:
-    """Carry a script out in this thread, to its end. Raises what it raises."""
+def perform(script: Generator[Ask | Rest, Any, Answer], ask: Asking, changed: threading.Condition) -> Answer:
+    """Carry a script out in this thread, to its end; what it returns. Raises what it raises."""
     answer: Any = None
     failure: Exception | None = None
     while True:
         try:
             step = script.send(answer) if failure is None else script.throw(failure)
-        except StopIteration:
-            return
+        except StopIteration as end:
+            result: Answer = end.value
+            return result
         answer = failure = None
         if isinstance(step, Rest):
             with changed:
                 changed.wait_for(step.until, step.seconds)
             continue
         try:
-            answer = caller.call(step.method, step.said, timeout=step.timeout)
+            answer = ask(step)
         except Exception as error:  # noqa: BLE001 - the script judges it
             failure = error
