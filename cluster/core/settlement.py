@@ -24,17 +24,16 @@ _NOBODY: Mapping[JobId, Job] = MappingProxyType({})
 def on_reported(board: Board, event: events.Reported, now: Now, effects: list[Effect]) -> None:
     """Take each report by its fence; late, repeated and foreign ones change nothing and are counted."""
     current_lease = board.current_lease
-    worker = board.workers.get(event.worker)
     for report in event.reports:
         lease = current_lease(event.worker, report.fence)
         if lease is None:
             _fence_off(board, event, report)
             continue
-        if worker is not None:
-            if report.ending is _SUCCEEDED and worker.suspicion is None:
-                worker.last_good = lease.job.spec.function
-            else:
-                quarantine.judge(board, lease, report, now, effects)
+        worker = board.workers[event.worker]  # whoever has a current lease is here
+        if report.ending is _SUCCEEDED and worker.suspicion is None:
+            worker.last_good = lease.job.spec.function
+        else:
+            quarantine.judge(board, lease, report, now, effects)
         settle(board, lease, report, now, effects)
     effects.append(Wake())
 

@@ -48,6 +48,7 @@ from cluster.master.retention import Retention
 from cluster.master.sessions import Sessions
 from cluster.master.timekeeper import Timekeeper
 from cluster.store.port import Store
+from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.messages import Refusal
 
 LOG = logging.getLogger("cluster.master")
@@ -109,6 +110,7 @@ class Master:
         opening = self.store.open()
         for sentence in opening.tampered:
             LOG.error("store %s: %s", self.store.url, sentence)
+            AUDIT.record(Kind.RECORD_TAMPERED, origin="store", reason=sentence)
         self.epoch = opening.epoch
         self.board = Board(self.settings, epoch=opening.epoch, next_seq=opening.next_seq)
         self.board.last_tick = self.clock.mono()  # it may be stopped before its first tick, and must notice that too
