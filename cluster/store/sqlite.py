@@ -88,7 +88,7 @@ class SqliteStore:
     def __init__(self, path: Path, *, busy_timeout_seconds: float = 5.0) -> None:
         self.url = f"sqlite:///{os.fsencode(path).decode(errors='backslashreplace')}"  # need not be text
         self.on_tampered: Callable[[str], None] = lambda _: None
-        self._aside = Aside(self.url, lambda sentence: self.on_tampered(sentence))
+        self._aside = Aside(self.url, lambda said: self.on_tampered(said))  # noqa: PLW0108 - whoever hears comes later
         self.tampered = self._aside.sentences
         self._files = StoreFiles(self.url, path.absolute())
         self._possession = Possession(self.url, self._files.lock_file)

@@ -75,6 +75,7 @@ def test_planted_pickles_are_never_read_and_their_jobs_are_told_apart(tmp_path: 
                 client.requeue(live)
         log = lab.log()
 
+    assert "record_tampered: origin=store" in log
     assert f"tampered: table=jobs job={live}" in log
     assert f"tampered: table=outcomes job={victim}" in log
     assert not mark.exists()
