@@ -12,11 +12,11 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sim chaos kills clean
+.PHONY: help demo test check coverage bench sim sim-long chaos kills clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## the main job: analyse the standard library, kill processes, lose nothing
 	@$(VENV)/bin/cluster demo
@@ -30,11 +30,19 @@ check: $(READY) ## format, lint, strict types, floors and shape
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest -q tests/project/test_floors.py tests/project/test_shape.py
 
+# Without the Hypothesis machine: what it comes to differs from run to run.
+coverage: $(READY) ## unit tests alone take every branch of what decides over jobs
+	@$(RUN) -m coverage run -m pytest -q --ignore=tests/core/test_machine.py tests/core tests/master
+	@$(RUN) -m coverage report --skip-covered
+
 bench: $(READY) ## our speed beside the standard library's, in one run
 	@$(RUN) -m benchmarks
 
 sim: $(READY) ## the simulator: make sim SEEDS=10000
 	@$(RUN) -m tests.sim --seeds $(SEEDS)
+
+sim-long: $(READY) ## a million seeds, in ranges that are written down; called again, it goes on: make sim-long LOG=sim.log
+	@$(RUN) -m tests.sim --seeds $(or $(LONG_SEEDS),1000000) --base $(or $(BASE),1000000) --log $(or $(LOG),sim.log)
 
 chaos: $(READY) ## real processes killed, frozen and cut off: make chaos MINUTES=10 [SEED=1] [STAGE=loopback|hosts|kept]
 	@$(RUN) -m tests.chaos --minutes $(MINUTES) --stage $(STAGE) $(if $(SEED),--seed $(SEED))

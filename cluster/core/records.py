@@ -170,6 +170,14 @@ class Certificate(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tru
     output_tail: LongText = ""  # the last lines that the job printed
     item: Whole = -1  # of a chunk: the item it is about, counted within the chunk
 
+    @property
+    def place(self) -> str:
+        """Where it ended, as far as that is known; empty if no worker had it."""
+        if not self.worker:
+            return ""
+        host = f" on {self.host}" if self.host else ""
+        return f"{self.worker}{host}, pid {self.pid}" if self.pid else f"{self.worker}{host}"
+
 
 class Segment(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
     """Outcome of `count` neighbouring items of a chunk, from item `first` on.

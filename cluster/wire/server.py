@@ -82,6 +82,7 @@ class ClusterServer(managers.Server):
         limits: Limits | None = None,
     ) -> None:
         methods = _methods_of(desks)
+        codec.make_ready()
         # The library's own key is never used: who may come in is the handshake's to say.
         super().__init__({}, cast("Any", address), os.urandom(32), SERIALIZER)
         self.address: Address  # type: ignore[assignment]  # the real one: port 0 has become a port
