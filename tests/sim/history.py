@@ -33,6 +33,7 @@ class Attempt(Struct, eq=False):
 
     lease: Lease
     worker: Worker
+    is_taken: bool = False
     is_begun: bool = False
     is_orphan: bool = False  # its lease died with a master, before it was durable
 
@@ -47,7 +48,7 @@ class History:
         self.submitted: dict[JobId, JobSpec] = {}
         # Options that a requeue asked for: each may hold, confirmed or not, beside those of the submission.
         self.changed: dict[JobId, list[Options]] = {}
-        self.accepted: dict[JobId, None] = {}
+        self.accepted = image.heard
         self.refused: dict[JobId, int] = {}  # and when (see `mark`)
         self._refusals: list[JobId] = []
         self._told_at: dict[tuple[JobId, int], int] = {}
@@ -55,9 +56,12 @@ class History:
         self.told: dict[tuple[JobId, int], Outcome] = {}
         self.running: dict[JobId, dict[Fence, Attempt]] = {}
         self.starts: Counter[tuple[JobId, int]] = Counter()
+        self._tries: Counter[JobId] = Counter()
         self._completed: dict[JobId, None] = {}  # as decided; a dependant may start early
         self._highest_fence = 0
         self._handed: dict[Fence, Attempt] = {}
+        self._alive: dict[Fence, Attempt] = {}  # those of them that are not known to be over
+        self.workers: dict[str, Worker] = {}  # by name
 
     def fail(self, invariant: str, sentence: str) -> None:
         """A promise is broken."""
@@ -103,26 +107,26 @@ class History:
         runs on and is fenced off. A refusal that was told after a failed commit is undone by the next commit, and
         until then the image may hold the job: a master that dies in between comes back with it.
         """
-        for attempts in self.running.values():
-            for fence, attempt in attempts.items():
-                stored = image.find(attempt.lease.job)
-                attempt.is_orphan = stored is None or stored.fence != fence
+        for fence, attempt in self._alive.items():
+            stored = image.find(attempt.lease.job)
+            attempt.is_orphan = stored is None or stored.fence != fence
         for job in [job for job in self.refused if image.has(job)]:
             self._world.counts["resurrected"] += 1
             del self.refused[job]
             self.resurrected[job] = None
 
     def submits(self, specs: Sequence[JobSpec]) -> None:
-        """A client tries (again, if the job has a key and was refused before)."""
+        """A client tries (again, or another does, if the job has a key)."""
         for spec in specs:
+            self._tries[spec.id] += 1
             self.refused.pop(spec.id, None)
 
     # --- what clients are told -----------------------------------------------------------------------------------
 
     def tell_accepted(self, jobs: Sequence[JobId]) -> None:
         """Acknowledged: it must be on disk, now and until it has ended."""
+        self._world.note("told accepted", *jobs)
         for job in jobs:
-            self._world.note("told accepted", job)
             if not self._image.has(job):
                 self.fail("tell", f"{job} is acknowledged and is not durable")
             if job in self.refused:
@@ -133,8 +137,10 @@ class History:
         """Nothing may have been promised about it before."""
         for refusal in refusals:
             self._world.note("told refused", refusal.job, refusal.kind)
-            if refusal.kind == "key":
-                continue
+            if refusal.kind == "key" or refusal.job in self._image.pruned:
+                continue  # it is another one's, or it had ended, and its retention is over
+            if self._tries[refusal.job] > 1:
+                continue  # of a key that several use it may be refused to one and taken from another
             if refusal.job in self.accepted:
                 self.fail("lost", f"{refusal.job} was acknowledged and is refused: {refusal.reason}")
             if refusal.job not in self.resurrected:
@@ -161,13 +167,19 @@ class History:
         """How much has been told so far."""
         return len(self.told) + len(self._refusals)
 
-    def handed(self, worker: Worker, poll: Poll, asked: int) -> list[Attempt]:
+    def handed(self, worker: WorkerId, poll: Poll, asked: int) -> None:
         """Leases leave the master, for a poll that was made when `asked` things had been told."""
-        attempts = []
         for lease in poll.leases:
-            attempt = self._handed[lease.fence] = self._check_handed(worker, lease, asked)
-            attempts.append(attempt)
-        return attempts
+            attempt = self._check_handed(self.workers[worker.partition("#")[0]], lease, asked)
+            self._handed[lease.fence] = self._alive[lease.fence] = attempt
+
+    def taken(self, worker: Worker, lease: Lease) -> Attempt:
+        """A lease is in its worker's hands."""
+        attempt = self._handed[lease.fence]
+        if attempt.worker is not worker or attempt.is_taken:
+            self.fail("fence", f"lease {lease.fence} of {lease.job} is in two hands, of {worker.id} too")
+        attempt.is_taken = True
+        return attempt
 
     def asks_for(self, job: JobId, budget: Budget) -> None:
         """A requeue with another budget is under way."""
@@ -223,6 +235,7 @@ class History:
 
     def over(self, attempt: Attempt) -> None:
         """An attempt runs no more."""
+        self._alive.pop(attempt.lease.fence, None)
         others = self.running.get(attempt.lease.job)
         if others is not None:
             others.pop(attempt.lease.fence, None)

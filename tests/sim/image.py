@@ -47,6 +47,7 @@ class Image(MemoryStore):
         self.seqs: dict[JobId, int] = {}
         self.outcomes: dict[tuple[JobId, int], Outcome] = {}
         self.pruned: dict[JobId, None] = {}
+        self.heard: dict[JobId, None] = {}  # whose clients know that they are here
         self.reports: dict[Fence, Report] = {}  # what its worker said, for the budgets' audit
         self.leased: dict[Fence, None] = {}  # every lease that ever was durable
         self.switched: Counter[str] = Counter()  # how often each queue was paused or resumed
@@ -68,9 +69,13 @@ class Image(MemoryStore):
         world.interleave()
 
     def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:
-        """Drop what is over, and remember it for the checker."""
+        """Drop what is over, and remember it for the checker.
+
+        Retention is seconds here and outages last longer, which is unfair: a client that has heard nothing of its job
+        submits it anew after an outage, and it would run again. So it outlasts every outage.
+        """
         before = dict.fromkeys(self._ids)
-        dropped = super().prune(wall, is_needed, limit)
+        dropped = super().prune(wall, lambda job: job not in self.heard or is_needed(job), limit)
         self.pruned.update(dict.fromkeys(name for name in before if name not in self._ids))
         return dropped
 

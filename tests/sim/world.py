@@ -127,6 +127,6 @@ def draw_plan(dice: random.Random) -> Plan:
         max_crashes=dice.randint(1, 4),
         interleave_rate=dice.choice((0.0, 0.1, 0.4)),
         is_instant=is_instant,
-        workers_survive=dice.random() < 0.4,
+        workers_survive=dice.random() < 0.75,
         max_clock_step_seconds=dice.choice((10.0, 3600.0)),
     )

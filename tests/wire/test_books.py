@@ -52,13 +52,14 @@ def test_an_end_acknowledges_and_a_refusal_strikes_out() -> None:
 
     books.take(Told(1, refused=(Refusal("b", "refused", "no"),), ended=(ended("a"),)))
 
-    assert [job.id for job in books.rest(())] == ["c"]
+    assert [job.id for job in books.rest()] == ["c"]
     assert books.awaited == {}
 
 
 def test_the_outcome_of_an_earlier_run_is_not_the_awaited_one() -> None:
     books = Books()
-    books.expect("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=2))
+    books.ask("a")
+    books.answered("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=2))
 
     books.take(Told(1, ended=(ended("a", run=1),)))
     is_kept = dict(books.awaited)
