@@ -44,7 +44,7 @@ from msgspec import MsgspecError
 from cluster.core.effects import Admitted, FunctionAdded, Record, StoredJob
 from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome
 from cluster.core.states import JobState
-from cluster.errors import StoreError, StoreTampered
+from cluster.errors import StoreError, StoreFull, StoreTampered
 from cluster.store import journal, migrations, rows, scribe, sql
 from cluster.store.connection import is_disk_full, open_reader, open_writer, reason
 from cluster.store.epochs import EpochFile
@@ -581,4 +581,4 @@ class SqliteStore:
             ) from error
         except (sqlite3.Error, OverflowError) as error:
             said = reason(error, self._files.database, self._busy_timeout_seconds)
-            raise StoreError(self.url, said) from error
+            raise (StoreFull if is_disk_full(error) else StoreError)(self.url, said) from error

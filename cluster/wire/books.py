@@ -14,7 +14,6 @@ from cluster.core.records import Digest, FunctionBlob, JobId, JobInfo, JobSpec
 from cluster.core.states import TERMINAL
 from cluster.wire.calls import Told
 
-
 EVERY_RUN = 1 << 62
 
 

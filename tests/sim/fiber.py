@@ -24,6 +24,13 @@ class Bell(threading.Condition):
         super().__init__(lock)
         self.fibers: list[Fiber] = []
 
+    def __enter__(self) -> bool:
+        """There is no other thread."""
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        """See above."""
+
     def notify_all(self) -> None:
         """Whoever rests here looks whether it may go on."""
         for fiber in self.fibers:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from cluster.core import policy
-from cluster.core.effects import AttemptFailed, Effect, Ended, Leased
+from cluster.core.effects import Announced, AttemptFailed, Effect, Ended, Leased
 from cluster.core.policy import is_at_most_once
 from cluster.core.records import Budget, Ending, Fence, JobId, JobSpec, Lease, Options, Outcome, Report, WorkerId
 from cluster.core.states import JobState
@@ -52,7 +52,6 @@ class History:
         self.refused: dict[JobId, int] = {}  # and when (see `mark`)
         self._refusals: list[JobId] = []
         self._told_at: dict[tuple[JobId, int], int] = {}
-        self.resurrected: dict[JobId, None] = {}  # refused, but a commit that "failed" had written them: see below
         self.told: dict[tuple[JobId, int], Outcome] = {}
         self.running: dict[JobId, dict[Fence, Attempt]] = {}
         self.starts: Counter[tuple[JobId, int]] = Counter()
@@ -91,6 +90,9 @@ class History:
                     self._world.note("failed", effect.job, effect.run, effect.certificate.ending.name)
                     if effect.certificate.ending is Ending.WORKER_LOST:
                         self._lost_fairly(host, effect.certificate.worker)
+                case Announced():
+                    self._world.note("announced", effect.sentence)
+                    self._world.counts["announced"] += 1
                 case _:
                     pass
 
@@ -101,19 +103,17 @@ class History:
             self.fail("sleep", f"{worker} is found lost {awake:.2f} s after the master woke")
 
     def master_died(self, image: Image) -> None:
-        """Note what can't be held against the next master.
+        """Note what can't be held against the next master, and what it must not find.
 
         A lease that was handed out early and is not durable is unknown to it; its attempt, if the worker survived,
-        runs on and is fenced off. A refusal that was told after a failed commit is undone by the next commit, and
-        until then the image may hold the job: a master that dies in between comes back with it.
+        runs on and is fenced off. A job that a client knows to be refused must not come back with it.
         """
         for fence, attempt in self._alive.items():
             stored = image.find(attempt.lease.job)
             attempt.is_orphan = stored is None or stored.fence != fence
-        for job in [job for job in self.refused if image.has(job)]:
-            self._world.counts["resurrected"] += 1
-            del self.refused[job]
-            self.resurrected[job] = None
+        for job in self.refused:
+            if image.has(job):
+                self.fail("refused", f"{job} was refused, and the next master will find it in the store")
 
     def submits(self, specs: Sequence[JobSpec]) -> None:
         """A client tries (again, or another does, if the job has a key)."""
@@ -143,9 +143,8 @@ class History:
                 continue  # of a key that several use it may be refused to one and taken from another
             if refusal.job in self.accepted:
                 self.fail("lost", f"{refusal.job} was acknowledged and is refused: {refusal.reason}")
-            if refusal.job not in self.resurrected:
-                self.refused[refusal.job] = self.mark()
-                self._refusals.append(refusal.job)
+            self.refused[refusal.job] = self.mark()
+            self._refusals.append(refusal.job)
 
     def tell_ended(self, outcomes: Sequence[Outcome]) -> None:
         """The same in every telling, and durable at that moment."""

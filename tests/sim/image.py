@@ -26,7 +26,7 @@ from cluster.core.effects import (
 )
 from cluster.core.records import Ending, Fence, JobId, JobSpec, Outcome, Report
 from cluster.core.states import JobState
-from cluster.errors import StoreError
+from cluster.errors import StoreError, StoreFull
 from cluster.store.memory import MemoryStore
 from tests.sim.world import Crash, Violation, World
 
@@ -93,12 +93,16 @@ class Image(MemoryStore):
         world = self._world
         if world.now >= self._fails_until and world.dice.random() < 0.3:
             self._fails_until = world.now + world.dice.uniform(0.2, 3.0)
-        is_written = world.dice.random() < 0.4
-        if is_written:
+        how = world.dice.choice(
+            ("after writing", "after writing", "before writing", "for lack of room", "for lack of room")
+        )
+        if how == "after writing":
             self._write(records)
         world.fault("commit failed")
-        world.note("commit fails", "after writing" if is_written else "before writing")
-        raise StoreError(self.url, "the disk is full")
+        world.note("commit fails", how)
+        if how == "for lack of room":  # and the store knows that it has written nothing
+            raise StoreFull(self.url, "the disk is full")
+        raise StoreError(self.url, "the disk does not answer")
 
     def _write(self, records: Sequence[Record]) -> None:
         super().commit(records)

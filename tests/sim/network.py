@@ -37,7 +37,18 @@ class Caller(Protocol):
 class Trip:
     """One call on its way, there and back."""
 
-    __slots__ = ("_answer", "_caller", "_heard", "_is_over", "_network", "desk", "method", "request", "said")
+    __slots__ = (
+        "_answer",
+        "_caller",
+        "_heard",
+        "_is_over",
+        "_network",
+        "desk",
+        "generation",
+        "method",
+        "request",
+        "said",
+    )
 
     def __init__(
         self, network: Network, caller: Caller, call: tuple[str, str, Struct], heard: Heard, request: str = ""
@@ -48,6 +59,7 @@ class Trip:
         self._is_over = False
         self._answer: Any = None
         self.desk, self.method, self.said = call
+        self.generation = network.generation()
         self.request = request  # the same for a message and its repetitions
 
     @property
@@ -61,8 +73,9 @@ class Trip:
 
     def arrive_again(self) -> None:
         """A copy of it is: nobody hears what comes of that."""
-        call = self.desk, self.method, self.said
-        self._network.arrive(Trip(self._network, self._caller, call, _nobody, self.request))
+        copy = Trip(self._network, self._caller, (self.desk, self.method, self.said), _nobody, self.request)
+        copy.generation = self.generation
+        self._network.arrive(copy)
 
     def answer(self, answer: Any) -> None:
         """The desk's answer, or what it raised, sets out."""
@@ -141,6 +154,10 @@ class Network:
             return True
         return False
 
+    def generation(self) -> int:
+        """Which master a message that is sent now can reach: a connection ends with its master."""
+        return self._host.generation + (not self._host.is_up)
+
     def delay(self) -> float:
         """How long a message takes."""
         world = self.world
@@ -155,7 +172,7 @@ class Network:
         if host.is_frozen:
             host.held.append(trip.arrive)
             return
-        if not host.is_up:
+        if not host.is_up or trip.generation != host.generation:
             self.world.after(PATIENCE_SECONDS, trip.give_up)
             return
         self.world.counts["calls"] += 1

@@ -145,7 +145,7 @@ class Worker:
 
     def drain(self) -> None:
         """Let what runs end, or kill it, and go in good order; something starts it again."""
-        if self.state == "up":
+        if self.state == "up" and self._world.now >= self._frozen_until:
             self._world.note("worker drains", self.id)
             self.state = "draining"
             self._give_back_waiting()
@@ -155,7 +155,7 @@ class Worker:
 
     def give_back(self) -> None:
         """Hand back what waits, as for a slot that turned out not to have room for it."""
-        if self.state == "up":
+        if self.state == "up" and self._world.now >= self._frozen_until:
             self._give_back_waiting()
             self._turn_soon()
 
@@ -261,7 +261,7 @@ class Worker:
         self._drop_all()
         self._outbox.clear()
         if self.state == "draining":
-            self._leave()
+            self._left()  # as nobody: under this id there is nothing to hand back
             return
         life = self._life
         self.state = "pausing"
