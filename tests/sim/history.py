@@ -15,7 +15,19 @@ from msgspec import Struct
 from cluster.core import policy
 from cluster.core.effects import Announced, AttemptFailed, Effect, Ended, Leased
 from cluster.core.policy import is_at_most_once
-from cluster.core.records import Budget, Ending, Fence, JobId, JobSpec, Lease, Options, Outcome, Report, WorkerId
+from cluster.core.records import (
+    Budget,
+    Certificate,
+    Ending,
+    Fence,
+    JobId,
+    JobSpec,
+    Lease,
+    Options,
+    Outcome,
+    Report,
+    WorkerId,
+)
 from cluster.core.states import JobState
 from cluster.wire.messages import Poll, Refusal
 from tests.sim.image import Image
@@ -84,20 +96,21 @@ class History:
                     self._world.note("ended", outcome.job, outcome.run, outcome.state.name)
                     if outcome.state is JobState.COMPLETED:
                         self._completed[outcome.job] = None
-                    if outcome.certificate is not None and outcome.certificate.ending is Ending.WORKER_LOST:
-                        self._lost_fairly(host, outcome.worker)
+                    if outcome.certificate is not None:
+                        self._lost_fairly(host, outcome.certificate, outcome.worker)
                 case AttemptFailed():
                     self._world.note("failed", effect.job, effect.run, effect.certificate.ending.name)
-                    if effect.certificate.ending is Ending.WORKER_LOST:
-                        self._lost_fairly(host, effect.certificate.worker)
+                    self._lost_fairly(host, effect.certificate, effect.certificate.worker)
                 case Announced():
                     self._world.note("announced", effect.sentence)
                     self._world.counts["announced"] += 1
                 case _:
                     pass
 
-    def _lost_fairly(self, host: Host, worker: WorkerId) -> None:
+    def _lost_fairly(self, host: Host, certificate: Certificate, worker: WorkerId) -> None:
         """A worker that was there before the master slept has a whole timeout from its waking on."""
+        if certificate.ending is not Ending.WORKER_LOST or "no heartbeat" not in certificate.reason:
+            return
         awake = self._world.now - host.awake_since
         if awake < host.timeout_seconds - SLACK_SECONDS:
             self.fail("sleep", f"{worker} is found lost {awake:.2f} s after the master woke")
