@@ -248,7 +248,7 @@ class Client:
         budget = (
             Budget(retries=dice.randint(0, 2), crash_limit=dice.randint(0, 3)) if dice.random() < 0.3 else SAME_BUDGET
         )
-        for job in jobs:
+        for job in dict.fromkeys(jobs):
             self._history.asks_for(job, budget)
 
         def heard(answer: Any) -> None:
@@ -286,7 +286,9 @@ class Client:
 
         def again() -> None:
             nonlocal was_accepted
-            if life == self._life and job in self.waits:
+            if any(job == spec.id for specs in self._unsent for spec in specs):
+                self._world.after(REPEAT_SECONDS, again)  # a question does not overtake its job
+            elif life == self._life and job in self.waits:
                 was_accepted = job in self._history.accepted
                 fiber.start(self._conversation.watching(job), heard)
 

@@ -194,7 +194,8 @@ class History:
         return attempt
 
     def asks_for(self, job: JobId, budget: Budget) -> None:
-        """A requeue with another budget is under way."""
+        """A requeue, perhaps with another budget, is under way."""
+        self._image.requested[job] += 1
         known = self.changed.setdefault(job, [])
         found = [policy.with_budget(options, budget) for options in (self.submitted[job].options, *known)]
         known += [options for options in dict.fromkeys(found) if options not in known]

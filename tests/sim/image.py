@@ -47,6 +47,7 @@ class Image(MemoryStore):
         self.seqs: dict[JobId, int] = {}
         self.outcomes: dict[tuple[JobId, int], Outcome] = {}
         self.pruned: dict[JobId, None] = {}
+        self.requested: Counter[JobId] = Counter()  # requeues that were asked for
         self.heard: dict[JobId, None] = {}  # whose clients know that they are here
         self.reports: dict[Fence, Report] = {}  # what its worker said, for the budgets' audit
         self.leased: dict[Fence, None] = {}  # every lease that ever was durable
@@ -132,6 +133,10 @@ class Image(MemoryStore):
                 self._audit_failure(record.seq, record.run, record.fence, record.certificate.ending)
             case Requeued():
                 self._know(record.seq, record)
+                if record.run > 1 + self.requested[record.job]:
+                    raise Violation(
+                        f"once: {record.job} was requeued {self.requested[record.job]} times and is at run {record.run}"
+                    )
             case Rebudgeted():
                 self._know(record.seq, record)
                 self.specs[record.seq] = record.admitted.spec
