@@ -169,7 +169,7 @@ class Client:
 
     def _submit(self) -> None:
         specs: list[JobSpec] = []
-        for _ in range(self._world.dice.randint(1, 4)):
+        for _ in range(self._world.dice.randint(1, 2)):
             self._made += 1
             spec = catalogue.draw(f"{self.name}{self._made}", self._mine, self._world)
             if spec.id in self._history.submitted:

@@ -250,10 +250,10 @@ MUTATIONS = (
         "        return []",
     ),
     Mutation(
-        "who waits for a later run is told of an earlier one only",
+        "who watches another one's job is not told of its end",
         "master/sessions.py",
         "if wanted <= run]",
-        "if True]",
+        "if False]",
     ),
     Mutation(
         "whoever watches a job that has just ended is not told",
