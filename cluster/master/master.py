@@ -159,9 +159,7 @@ class Master:
                 case TellStop():
                     self.mailboxes.post_stop(effect.worker, effect.stop)
                 case TellRefused():
-                    refusal = Refusal(effect.job, effect.kind, effect.reason, effect.other)
-                    for session in self._concerned(effect):
-                        self.sessions.refused(session, [refusal])
+                    self._refuse(effect)
                 case Announced():
                     LOG.warning("%s", effect.sentence)
                 case _:  # Wake
@@ -169,7 +167,7 @@ class Master:
                         self.mailboxes.wake_all()
 
     def tell_durable(self, effects: Sequence[Effect]) -> None:  # noqa: C901 - one branch for each kind
-        """Acknowledgements, outcomes and grants, after the commit that made them true."""
+        """Acknowledgements, outcomes, grants, and refusals of what had to be struck out, after the commit that made it so."""
         accepted: dict[int, list[JobId]] = defaultdict(list)
         ended: dict[int, list[Outcome]] = defaultdict(list)
         settled: list[tuple[JobId, int]] = []
@@ -196,6 +194,8 @@ class Master:
                 self._grant(effect)
             elif isinstance(effect, AttemptFailed):
                 failed.append(effect)
+            elif isinstance(effect, TellRefused):
+                self._refuse(effect)
         if failed:
             self.obituaries.write(failed, self.clock.wall())
         for session, jobs in accepted.items():
@@ -210,6 +210,11 @@ class Master:
     def _grant(self, granted: TellGranted) -> None:
         self.decide(events.LeaseDurable(granted.worker, granted.fence))
         self.mailboxes.post_granted(granted.worker, granted.fence)
+
+    def _refuse(self, refused: TellRefused) -> None:
+        refusal = Refusal(refused.job, refused.kind, refused.reason, refused.other)
+        for session in self._concerned(refused):
+            self.sessions.refused(session, [refusal])
 
     def _concerned(self, refused: TellRefused) -> tuple[int, ...]:
         """Whom to tell of a refusal: of a job that is undone, those who watch it too, for no outcome will follow."""

@@ -136,6 +136,10 @@ class ServedWorkDesk:
     def listen(self, _peer: Peer, said: WorkListen) -> Work:
         """Wait for leases or orders."""
         seat = self._seat(said.worker)
+        if said.number != seat.number:
+            # It waited on its way since an earlier registration: what it has seen are that one's marks, and by them it
+            # would acknowledge leases that nobody has.
+            return Work(said.seen)
         deadline = time.monotonic() + min(said.timeout, MAX_LISTEN_SECONDS)
         turn = seat.take_turn()
         seat.grant(said)

@@ -45,7 +45,7 @@ from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
 from cluster.store import journal, migrations, rows, scribe, sql
 from cluster.store.aside import Aside
-from cluster.store.connection import COMPLAINTS, is_disk_full, open_reader, open_writer, reason
+from cluster.store.connection import COMPLAINTS, error_of, is_disk_full, open_reader, open_writer
 from cluster.store.epochs import EpochFile
 from cluster.store.files import StoreFiles
 from cluster.store.inspection import require_whole_log
@@ -595,6 +595,6 @@ class SqliteStore:
             self._aside.tell(error)
             raise StoreTampered(self.url, f"{error}; it was not used") from error
         except (*COMPLAINTS, OverflowError) as error:
-            raise StoreError(self.url, reason(error, self._files.database, self._busy_timeout_seconds)) from error
+            raise error_of(self.url, error, self._files.database, self._busy_timeout_seconds) from error
         except rows.UNREADABLE as error:
             raise StoreError(self.url, f"a record can't be read by this version ({error}); use the newer") from error

@@ -168,6 +168,21 @@ def test_jobs_that_failed_before_stand_behind_those_that_never_ran() -> None:
     assert [scene.describe(one).job for one in scene.poll(2, at=5.0)] == ["fresh", "kills its master"]
 
 
+def test_a_retry_keeps_its_place_however_often_the_master_is_restarted() -> None:
+    scene = StoredScene()
+    fence = scene.lease(spec("retried"))
+    scene.submit(spec("before"))
+    scene.report(failure(fence, Ending.CRASHED))  # it falls due within a second
+    scene.submit(spec("after"), at=5.0)
+
+    scene.restart(at=6.0)
+    scene.submit(spec("later"), at=7.0)
+    scene.restart(at=8.0)
+
+    order = [scene.describe(one).job for one in scene.poll(4, at=8.0)]
+    assert order == ["before", "retried", "after", "later"]
+
+
 def test_a_leased_job_whose_worker_cannot_have_survived_has_crashed_once() -> None:
     scene = StoredScene()
     fence = scene.lease(spec("a"))

@@ -269,6 +269,20 @@ def test_leases_of_a_listen_that_was_given_up_and_comes_late_still_reach_the_wor
         assert held.keys() == {lease.fence for lease in heard.leases}
 
 
+def test_a_listen_of_an_earlier_registration_acknowledges_nothing_and_takes_nothing() -> None:
+    with Scene() as scene:
+        scene.join()
+        scene.join(number=2)
+        scene.submit(spec("a"), spec("b"))
+        first = scene.listen(credit=1, number=2)  # and its answer gets lost
+
+        late = scene.listen(seen=7, credit=9, number=1)
+
+        assert late == Work(7)
+        assert scene.listen(credit=1, number=2) == first
+        assert [lease.job for lease in first.leases] == ["a"]
+
+
 def test_credit_of_an_earlier_registration_does_not_count() -> None:
     with Scene() as scene:
         scene.join()

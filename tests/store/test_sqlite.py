@@ -17,7 +17,7 @@ import pytest
 from cluster.core.effects import Admitted, QueuePaused, Record
 from cluster.core.records import Ending
 from cluster.core.states import JobState
-from cluster.errors import StoreError, StoreInUse, StoreTampered
+from cluster.errors import StoreError, StoreFull, StoreInUse, StoreTampered
 from cluster.store.port import Room
 from cluster.store.sqlite import SqliteStore
 from tests.store.build import DIGEST, FUNCTION, admitted, ended, failed, leased, requeued
@@ -224,7 +224,7 @@ def test_a_full_disk_is_told_and_the_same_commit_works_once_there_is_room(
     writer.execute(f"PRAGMA max_page_count = {pages}")
     group: list[Record] = [admitted(2, args=b"x" * 100_000), ended(1, 1)]
 
-    with pytest.raises(StoreError, match="the disk is full; free some space"):
+    with pytest.raises(StoreFull, match="the disk is full; free some space"):
         store.commit(group)
 
     assert store.find("job2") is None
