@@ -210,7 +210,7 @@ def main() -> int:
         os.write(writing, b"k")
         os.close(writing)
 
-    return keep(Path(sys.argv[1]), os.environ, on_kept)
+    return keep(Path(sys.argv[2]), os.environ, on_kept)  # behind `--run`
 
 
 if __name__ == "__main__":

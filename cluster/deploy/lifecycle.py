@@ -158,25 +158,25 @@ def _see_to_keeper(runtime: Runtime, config: Config) -> None:
     log = log_of(config, "keeper")
     with log.open("ab") as output:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "cluster.deploy.keeper", str(runtime.folder)],
+            [sys.executable, "-P", "-m", "cluster.deploy.keeper", MARK, runtime.mark],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=_keeper_environment(runtime),
+            env=_keeper_environment(),
             check=False,
         )
     if done.returncode:
         raise ClusterError(f"the keeper of cluster {config.name!r} did not start: {_last_line(log)}; see {log}")
 
 
-def _keeper_environment(runtime: Runtime) -> dict[str, str]:
+def _keeper_environment() -> dict[str, str]:
     """Ours, without what is meant for clients, and so that its Python finds this very package."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("CLUSTER_")}
     root = str(Path(__file__).parents[2])
     if root not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:  # a checkout that is not installed
         paths = [*environment.get("PYTHONPATH", "").split(os.pathsep), root]
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
-    return {**environment, MARK: runtime.mark}
+    return environment
 
 
 def _wait_ready(runtime: Runtime, config: Config, deadline: float) -> None:

@@ -80,7 +80,7 @@ class Runtime:
 
     @property
     def mark(self) -> str:
-        """What the environment of each process of this cluster says (`processes.MARK`)."""
+        """What the command line of each process of this cluster says behind `processes.MARK`."""
         return str(self.folder)
 
     # --- what runs --------------------------------------------------------------------------------------------------
