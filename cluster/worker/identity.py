@@ -1,6 +1,7 @@
 """Another user for jobs: looked up before the first of them, become by each child, and never to be left again.
 
 Only a supervisor that is root can have its jobs run as another user: it must kill, sweep and clean up what is not its own.
+Nothing less will do: capabilities without root would survive the change of user in each child.
 The order of the calls is the whole point (CVE-2011-4356 kept the real user id): first the groups, while that is still
 allowed, then all three group ids, then all three user ids; afterwards it is tried to come back, which must fail. Programs
 that make somebody root, as `sudo` does, don't do so for what a job starts (PR_SET_NO_NEW_PRIVS).
@@ -17,6 +18,8 @@ from cluster.wire.hiding import hide_memory
 
 _PR_SET_NO_NEW_PRIVS = 38
 _MAX_ID = (1 << 31) - 1
+# Of capabilities(7): CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID. A container's root may lack some.
+_NEEDED = sum(1 << bit for bit in (0, 1, 5, 6, 7))
 
 
 class Identity(Struct, frozen=True, array_like=True):
@@ -33,14 +36,15 @@ def find_identity(user: str) -> Identity:
     """The user that jobs shall run as.
 
     Raises:
-        Refused: this process is not root, there is no such user, or it is root.
+        Refused: this process is not root with its usual powers, there is no such user, or it is root.
     """
     import pwd
 
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or _capabilities(b"CapEff:") & _NEEDED != _NEEDED:
+        who = f"user {os.geteuid()}" if os.geteuid() else "root without the capabilities of root"
         raise Refused(
-            f"only root can run jobs as another user, and this worker runs as user {os.geteuid()}; start the worker as "
-            f"root (sudo), or start it as {user} and leave `user` out"
+            f"only root can run jobs as another user, and this worker runs as {who}; start the worker as root (sudo), "
+            f"or start it as {user} and leave `user` out"
         )
     try:
         # A number without an entry would have no home, and no group but one that is made up here.
@@ -101,8 +105,11 @@ def _require_for_good(identity: Identity) -> None:
         except PermissionError:
             continue
         raise PermissionError(f"a process that became user {identity.name} could come back to be root")
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - Path is slow to load
-        lines = file.read().splitlines()
-    kept = [line for line in lines if line.startswith(("CapPrm:", "CapEff:", "CapAmb:")) and int(line.split()[1], 16)]
+    kept = _capabilities(b"CapPrm:") | _capabilities(b"CapEff:") | _capabilities(b"CapAmb:")
     if kept:
-        raise PermissionError(f"a process that became user {identity.name} kept capabilities: {kept}")
+        raise PermissionError(f"a process that became user {identity.name} kept capabilities: {kept:x}")
+
+
+def _capabilities(kind: bytes) -> int:
+    with open("/proc/self/status", "rb") as file:  # noqa: PTH123 - Path is slow to load
+        return next((int(line.split()[1], 16) for line in file if line.startswith(kind)), 0)

@@ -1,7 +1,7 @@
 """Limits of the system on each process that runs jobs (setrlimit(2)), set in a child before it sees a job.
 
-Both the soft and the hard limit are set, so that no job raises them again; what a job starts inherits them. They count per
-process, except `nproc`, which counts all processes of the user, and never holds for root.
+Both the soft and the hard limit are set, so that no job raises them again, unless it runs as root; what a job starts
+inherits them. They count per process, except `nproc`, which counts all processes of the user, and never holds for root.
 """
 
 from __future__ import annotations

@@ -129,12 +129,13 @@ class Nursery:
         try:
             if self._setup.scratch and not self._setup.threads:
                 scratch.enter(self._setup.scratch, self._setup.identity)
+            if self._setup.threads:
+                # Before it may be a user who can't read it.
+                from cluster.worker import threaded_child
             terms = isolation.Terms(self._pid, self._setup.identity, self._setup.limits)
             kept = isolation.separate(end, output, terms)
             if self._setup.threads:
-                from cluster.worker.threaded_child import ThreadedChild
-
-                ThreadedChild(self._setup, kept).serve()
+                threaded_child.ThreadedChild(self._setup, kept).serve()
             child.Child(self._setup, kept).serve()
         except BaseException:
             sys.excepthook(*sys.exc_info())

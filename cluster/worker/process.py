@@ -16,6 +16,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -98,6 +99,7 @@ def run_worker(config: WorkerProcessConfig) -> int:
         with scratch_folder(_scratch_parent(config), config.name, is_shared=identity is not None) as scratch:
             if identity is not None:
                 require_way(identity, scratch)
+                _warn_of_modules(identity)
             return _serve(config, address, key, _worker_config(config, scratch, identity))
     except (ClusterError, ValueError, OSError) as error:
         tell_mistake("cluster worker", error)
@@ -193,6 +195,16 @@ def _drain(config: WorkerProcessConfig, supervisor: Supervisor, signals: _Signal
     except _Killed:
         log.warning("second signal name=%s; what runs is killed and handed back", config.name)
     return 1
+
+
+def _warn_of_modules(identity: Identity) -> None:
+    """Say what jobs of another user can't import, which is a riddle to who meets it in a job."""
+    folders = {str(Path(os.__file__).parent), *(path for path in sys.path if path and Path(path).is_dir())}
+    for folder in sorted(folders):
+        try:
+            require_way(identity, folder)
+        except Refused:
+            log.warning("unreadable folder=%s user=%s: jobs can import nothing from there", folder, identity.name)
 
 
 def _worker_config(config: WorkerProcessConfig, scratch: str, identity: Identity | None) -> WorkerConfig:
