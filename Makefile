@@ -12,11 +12,11 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage bench sim chaos kills clean
+.PHONY: help demo test check coverage bench sim sim-long chaos kills clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## the main job: analyse the standard library, kill processes, lose nothing
 	@$(VENV)/bin/cluster demo
@@ -40,6 +40,9 @@ bench: $(READY) ## our speed beside the standard library's, in one run
 
 sim: $(READY) ## the simulator: make sim SEEDS=10000
 	@$(RUN) -m tests.sim --seeds $(SEEDS)
+
+sim-long: $(READY) ## a million seeds, in ranges that are written down; called again, it goes on: make sim-long LOG=sim.log
+	@$(RUN) -m tests.sim --seeds $(or $(LONG_SEEDS),1000000) --base $(or $(BASE),1000000) --log $(or $(LOG),sim.log)
 
 chaos: $(READY) ## real processes killed, frozen and cut off: make chaos MINUTES=10 [SEED=1] [STAGE=loopback|hosts|kept]
 	@$(RUN) -m tests.chaos --minutes $(MINUTES) --stage $(STAGE) $(if $(SEED),--seed $(SEED))

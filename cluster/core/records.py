@@ -8,9 +8,9 @@ because none of them can be part of a cycle (they hold strings, numbers, bytes a
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from cluster.core.states import JobState
 
@@ -21,6 +21,14 @@ Digest: TypeAlias = bytes
 # Opaque to everyone but the child that runs the job and the client that submitted it. Bytes in hand today; a
 # reference to a shared segment joins this union with the issue on big payloads.
 Payload: TypeAlias = bytes
+
+# What peers may say in a number, checked as it is decoded. Clients bound their own options much closer, with a sentence that
+# helps; this is for whoever is no such client. Not-a-number is in no range: as a retention no table takes it, and as a
+# deadline it is neither past nor to come.
+Moment: TypeAlias = Annotated[float, Meta(ge=-1e12, le=1e12)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e12)]
+Ratio: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e6)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 62)]
 
 
 class Now(Struct, frozen=True, gc=False):
@@ -37,11 +45,11 @@ class RetryRule(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True)
     up to `jitter` (a fraction) so that jobs that failed together don't come back together.
     """
 
-    max_retries: int = 0
-    backoff: float = 1.0
-    factor: float = 2.0
-    max_delay: float = 300.0
-    jitter: float = 0.1
+    max_retries: Count = 0
+    backoff: Seconds = 1.0
+    factor: Ratio = 2.0
+    max_delay: Seconds = 300.0
+    jitter: Ratio = 0.1
     # Qualified names of exception classes ("builtins.OSError"); a failure is retried only if its class or one of its
     # bases is among them. Empty: every failure is. The client turns classes into names, for the master imports none.
     retry_on: tuple[str, ...] = ()
@@ -57,15 +65,15 @@ class Options(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     queue: str = "default"
     priority: int = 0
     retry: RetryRule = NO_RETRIES
-    crash_limit: int = 5
-    timeout: float | None = None  # seconds for one attempt (of one item, in a map)
-    resources: tuple[tuple[str, int], ...] = ()  # besides one slot
+    crash_limit: Count = 5
+    timeout: Seconds | None = None  # for one attempt (of one item, in a map)
+    resources: tuple[tuple[str, Count], ...] = ()  # besides one slot
     # Bytes that an attempt may take, its process and all that it starts; empty: no limit. The first holds until an
     # attempt ran out of memory, the next one from then on, and so on; the last one for the rest.
-    memory: tuple[int, ...] = ()
+    memory: tuple[Count, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()  # the worker must carry all of them
     tags: tuple[str, ...] = ()
-    result_ttl: float = 7 * 86400.0  # seconds the outcome is kept
+    result_ttl: Seconds = 7 * 86400.0  # the outcome is kept
     echo: bool = False  # its client wants to hear at once of what it prints
 
 
@@ -75,8 +83,8 @@ DEFAULT_OPTIONS = Options()
 class Budget(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """What a requeued job may spend from its new run on, where that differs from before."""
 
-    retries: int | RetryRule | None = None  # a number keeps the delays and `retry_on`; None keeps everything
-    crash_limit: int | None = None
+    retries: Count | RetryRule | None = None  # a number keeps the delays and `retry_on`; None keeps everything
+    crash_limit: Count | None = None
 
 
 SAME_BUDGET = Budget()
@@ -102,13 +110,13 @@ class JobSpec(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True
     options: Options = DEFAULT_OPTIONS
     after: tuple[JobId, ...] = ()  # every one must complete first; holds `inputs` too
     inputs: tuple[JobId, ...] = ()  # those whose results replace a Job among the arguments
-    delay: float = 0.0  # seconds from admission until due
-    at: float | None = None  # or due at this wall time
-    expires: float | None = None  # seconds from admission
+    delay: Seconds = 0.0  # from admission until due
+    at: Moment | None = None  # or due at this wall time
+    expires: Seconds | None = None  # from admission
     key: str = ""  # same key, same function: the same job
-    items: int = 0  # > 0: a chunk of a map; `args` is then a pickled list of so many argument tuples
+    items: Count = 0  # > 0: a chunk of a map; `args` is then a pickled list of so many argument tuples
     batch: str = ""  # the map's id
-    first: int = 0  # index of the chunk's first item in its map
+    first: Count = 0  # index of the chunk's first item in its map
 
 
 class Ending(IntEnum):
@@ -148,6 +156,14 @@ class Certificate(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tru
     cpu_seconds: float = 0.0
     output_tail: str = ""  # the last lines that the job printed
     item: int = -1  # of a chunk: the item it is about, counted within the chunk
+
+    @property
+    def place(self) -> str:
+        """Where it ended, as far as that is known; empty if no worker had it."""
+        if not self.worker:
+            return ""
+        host = f" on {self.host}" if self.host else ""
+        return f"{self.worker}{host}, pid {self.pid}" if self.pid else f"{self.worker}{host}"
 
 
 class Segment(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):

@@ -108,6 +108,14 @@ def fail_for_dependency(board: Board, job: Job, dependency: JobId, now: Now, eff
     bury(board, job, _dependency_end(dependency, other.state if other else None), now, effects)
 
 
+def dated(certificate: Certificate, job: Job, now: Now) -> Certificate:
+    """With the times of the job's last lease: of an attempt of which nobody but the board can tell."""
+    if not job.started:  # leased by an earlier master, which alone knew since when
+        return certificate
+    # The wall clock may have been set back meanwhile.
+    return structs.replace(certificate, started=job.started, seconds=max(0.0, now.wall - job.started))
+
+
 def on_inputs_missing(board: Board, event: events.InputsMissing, now: Now, effects: list[Effect]) -> None:
     """A leased job can't be given its arguments; it is told so and given up."""
     lease = board.current_lease(event.worker, event.fence)

@@ -158,6 +158,11 @@ class ServedWorkDesk:
 
         Reports of a worker that was lost, and whose seat is another's since, are counted before it is refused.
         """
+        if self.take(said):
+            self._wait_durable()
+
+    def take(self, said: Tell) -> bool:
+        """Decide what `tell` says; whether its worker must hear of that once it is committed."""
         try:
             seat = self._seat(said.worker)
         except Refused:
@@ -170,8 +175,6 @@ class ServedWorkDesk:
         # One that was on its way while the worker registered: it says all that was printed again, and that comes first.
         if said.progress and said.number == seat.number:
             self._work.progress(said.worker, said.progress)
-        if not (said.reports or said.stopped or said.given_back):
-            return
         # In this order: a report says more than that its attempt is gone.
         if said.reports:
             self._work.report(said.worker, said.reports)
@@ -179,7 +182,7 @@ class ServedWorkDesk:
             self._work.stopped(said.worker, said.stopped)
         if said.given_back:
             self._work.give_back(said.worker, said.given_back)
-        self._wait_durable()
+        return bool(said.reports or said.stopped or said.given_back)
 
     def heartbeat(self, _peer: Peer, said: Heartbeat) -> None:
         """Renew all of a worker's leases."""

@@ -22,6 +22,7 @@ from cluster.core.records import (
     JobInfo,
     JobSpec,
     Lease,
+    Moment,
     Options,
     Outcome,
     Report,
@@ -70,7 +71,7 @@ class Listen(Struct, frozen=True):
 
     session: str
     seen: int
-    timeout: float
+    timeout: Moment  # seconds; one that is over counts as none
 
 
 class Said(Struct, frozen=True):
@@ -109,7 +110,7 @@ class Cancel(Struct, frozen=True):
     """Stop these; answered with one verdict each, after at most `timeout` seconds."""
 
     jobs: tuple[JobId, ...]
-    timeout: float
+    timeout: Moment  # seconds; one that is over counts as none
 
 
 class JobArgs(Struct, frozen=True):
@@ -123,7 +124,7 @@ class ReadOutput(Struct, frozen=True):
 
     job: JobId
     place: Place = Place()
-    timeout: float = 0.0
+    timeout: Moment = 0.0
 
 
 class Page(Struct, frozen=True):
@@ -192,7 +193,7 @@ class WorkListen(Struct, frozen=True):
 
     worker: WorkerId
     seen: int
-    timeout: float
+    timeout: Moment  # seconds; one that is over counts as none
     number: int = 1
     credit: int = 0
     turn: int = 0
@@ -277,6 +278,8 @@ class Call(Struct, frozen=True):
     # Not idempotent by itself: the request's id and answer are committed together with its effect, so that a repeated
     # request, after a restart too, is answered and not carried out again.
     is_once: bool = False
+    # Its answer may be as long as a frame, so a server makes only a few of them at a time for one peer.
+    is_heavy: bool = False
 
 
 _EVERYONE = frozenset(Role)
@@ -292,12 +295,12 @@ CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "watch"): Call(Watch, tuple[JobInfo | None, ...], _CLIENTS),
     ("jobs", "cancel"): Call(Cancel, tuple[bool, ...], _CLIENTS),
     ("jobs", "info"): Call(JobArgs, JobInfo, _CLIENTS),
-    ("jobs", "outcome"): Call(JobArgs, Outcome | None, _CLIENTS),
+    ("jobs", "outcome"): Call(JobArgs, Outcome | None, _CLIENTS, is_heavy=True),
     ("jobs", "page"): Call(Page, PageOfJobs, _CLIENTS),
     ("jobs", "history"): Call(JobArgs, JobHistory, _CLIENTS),
-    ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS),
-    ("jobs", "parts"): Call(JobArgs, JobParts, _CLIENTS),
-    ("jobs", "result"): Call(JobArgs, Outcome | None, _CLIENTS),
+    ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS, is_heavy=True),
+    ("jobs", "parts"): Call(JobArgs, JobParts, _CLIENTS, is_heavy=True),
+    ("jobs", "result"): Call(JobArgs, Outcome | None, _CLIENTS, is_heavy=True),
     ("jobs", "read_output"): Call(ReadOutput, Piece, _CLIENTS),
     ("jobs", "explain"): Call(JobArgs, str, _CLIENTS),
     ("jobs", "requeue"): Call(Requeue, tuple[JobInfo, ...], _CLIENTS, is_once=True),
@@ -310,7 +313,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("work", "listen"): Call(WorkListen, Work, _WORKERS),
     ("work", "tell"): Call(Tell, None, _WORKERS),
     ("work", "heartbeat"): Call(Heartbeat, None, _WORKERS),
-    ("work", "fetch_function"): Call(FetchFunction, FunctionBlob, _WORKERS),
+    ("work", "fetch_function"): Call(FetchFunction, FunctionBlob, _WORKERS, is_heavy=True),
     ("work", "leave"): Call(WorkerArgs, None, _WORKERS),
     ("admin", "ping"): Call(Nothing, MasterInfo, _EVERYONE),
     ("admin", "drain"): Call(WorkerArgs, None, _ADMINS),

@@ -14,7 +14,8 @@ session (it restarted, or we were silent for too long) the listener opens anothe
 awaited watched. The master tells everything since the last mark again until the mark comes back, so what was lost on
 the way comes twice, and sinks take an outcome once.
 
-**Locks.** `_lock` guards the books and is never held during a call, nor while the sink is told.
+**Threads.** What is said to the master is said by scripts (`scripts`): `submitting` in the sender's thread, `listening` in
+the listener's. `_lock` guards the books and is never held during a call, nor while the sink is told.
 
 **Who dies.** The master, or the way to it: this goes on trying, quietly, for ever; jobs stay pending. This process:
 the master drops the session after a while. A fork: the child has no listener, and opens a conversation of its own.
@@ -24,8 +25,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -36,10 +37,12 @@ from cluster.wire.books import Books
 from cluster.wire.calls import Opened, Told
 from cluster.wire.desks import Sink
 from cluster.wire.messages import Refusal
+from cluster.wire.scripts import Ask, Caller, Rest, Script, perform
 
 LOG = logging.getLogger("cluster")
 
 LISTEN_SECONDS = 20.0
+ANSWER_SECONDS = 30.0
 # Above what the call itself may take on the master's side.
 SLACK_SECONDS = 10.0
 # A way that is broken for longer than this is told in the log; the listener tries on.
@@ -54,49 +57,43 @@ MAX_JOB_BYTES = 240 << 20
 MAX_WATCHED_AT_ONCE = 1000
 
 
-class Caller(Protocol):
-    """What is needed of a `cluster.wire.proxy.DeskProxy`."""
-
-    def call(self, method: str, said: Struct, *, timeout: float = 30.0) -> Any:
-        """One round trip."""
-
-    def close(self) -> None:
-        """End it; calls in flight raise `MasterUnavailable`."""
-
-
 Dial = Callable[[float], Caller]  # of a proxy with so many seconds of patience
 
 
 class Conversation:
     """A session that outlives the master's memory of it. `submit` is called by one thread at a time."""
 
-    def __init__(self, dial: Dial, sink: Sink, *, connect_seconds: float) -> None:
-        """Open it. Raises what a first connection may: a wrong key, an unreachable master."""
+    def __init__(self, dial: Dial, sink: Sink) -> None:
+        """Say nothing yet; what is submitted before `connect` waits for it."""
         self._dial = dial
         self._sink = sink
-        first = dial(connect_seconds)
-        try:
-            opened: Opened = first.call("open", calls.Nothing())
-        finally:
-            first.close()
-        self._session = opened.session
-        sink.opened(opened.defaults)
         self._caller = dial(LINK_PATIENCE_SECONDS)
         # The listener's own, so that its long poll can be broken off; exchanged under `_lock`, by the listener.
         self._ear = dial(LINK_PATIENCE_SECONDS)
         self._lock = threading.Lock()
         self._mended = threading.Condition(self._lock)  # notified when `_is_behind` or `_is_closed` changes
         # Guarded by `_lock`.
+        self._session = ""  # empty: none, or none that the master knows
         self._books = Books()
         self._batch = 0
-        self._is_behind = False  # some of what is unacknowledged may not have arrived
+        self._is_behind = True  # some of what is unacknowledged may not have arrived, or there is no session
         self._is_poked = False  # the long poll was broken off by us
         self._is_closed = False
         # The listener's alone.
         self._seen = 0
         self._trouble = ""
-        self._closing = threading.Event()
         self._listener = threading.Thread(target=self._run, name="cluster-listener", daemon=True)
+
+    def connect(self, connect_seconds: float) -> None:
+        """Open the session, and go on from there. Raises what a first connection may: a wrong key, no such master."""
+        first = self._dial(connect_seconds)
+        try:
+            opened: Opened = first.call("open", calls.Nothing())
+        finally:
+            first.close()
+        self._session = opened.session
+        self._is_behind = False
+        self._sink.opened(opened.defaults)
         self._listener.start()
 
     # --- what the client says -------------------------------------------------------------------------------------
@@ -107,6 +104,10 @@ class Conversation:
         Raises:
             ClusterError: the master will not take this batch, whenever it comes; nothing of it is kept.
         """
+        perform(self.submitting(jobs, functions), self._ask, self._mended)
+
+    def submitting(self, jobs: Sequence[JobSpec], functions: Sequence[FunctionBlob]) -> Script:
+        """See `submit`."""
         jobs = self._refuse_giants(jobs)
         with self._lock:
             self._books.enter(jobs, functions)
@@ -116,7 +117,7 @@ class Conversation:
                 return
         for batch in _batches(jobs):
             try:
-                is_known = self._send(session, batch, is_again=False)
+                is_known = yield from self._send(session, batch, is_again=False)
             except MasterUnavailable:
                 is_known = False
             except ClusterError:
@@ -132,14 +133,18 @@ class Conversation:
 
     def watch(self, ask: Callable[[str, Struct], Any], job: JobId) -> JobInfo:
         """Have the job's outcome told, now and after any break. Raises `UnknownJob`."""
+        return perform(self.watching(job), lambda step: ask(step.method, step.said), self._mended)
+
+    def watching(self, job: JobId) -> Generator[Ask | Rest, Any, JobInfo]:
+        """See `watch`."""
         with self._lock:
             self._books.expect(job)
             session = self._session
         try:
-            (info,) = ask("watch", calls.Watch(session, (job,)))
+            (info,) = yield Ask("watch", calls.Watch(session, (job,)), ANSWER_SECONDS)
         except Refused:
             # The session is gone: the listener hears of it, and has the job watched with all others.
-            info = ask("info", calls.JobArgs(job))
+            info = yield Ask("info", calls.JobArgs(job), ANSWER_SECONDS)
         with self._lock:
             if info is None:
                 self._books.strike([job])
@@ -167,12 +172,11 @@ class Conversation:
                 return
             self._is_closed = True
             self._mended.notify_all()
-        self._closing.set()
         if not self._trouble:
             self._say_goodbye()
         self._caller.close()
         self._ear.close()
-        if threading.current_thread() is not self._listener:
+        if self._listener.is_alive() and threading.current_thread() is not self._listener:
             self._listener.join()
 
     def _say_goodbye(self) -> None:
@@ -188,11 +192,19 @@ class Conversation:
     # --- the listener ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        perform(self.listening(), self._ask, self._mended)
+
+    def _ask(self, step: Ask) -> Any:
+        caller = self._ear if step.method == "listen" else self._caller
+        return caller.call(step.method, step.said, timeout=step.timeout)
+
+    def listening(self) -> Script:
+        """Mend what is broken and hear what is told, until the conversation is closed."""
         pause = FIRST_PAUSE_SECONDS
         while not self._is_closed:
             try:
-                self._mend()
-                self._listen()
+                yield from self._mend()
+                yield from self._listen()
                 self._note_well()
                 pause = FIRST_PAUSE_SECONDS
                 continue
@@ -209,12 +221,12 @@ class Conversation:
                 self._ear.close()
                 if not self._is_closed:
                     self._ear = self._dial(LINK_PATIENCE_SECONDS)
-            self._closing.wait(pause)
+            yield Rest(lambda: self._is_closed, pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
-    def _listen(self) -> None:
+    def _listen(self) -> Script:
         said = calls.Listen(self._session, self._seen, LISTEN_SECONDS)
-        told: Told = self._ear.call("listen", said, timeout=LISTEN_SECONDS + SLACK_SECONDS)
+        told: Told = yield Ask("listen", said, LISTEN_SECONDS + SLACK_SECONDS)
         if told.is_gone:
             with self._lock:
                 self._session = ""
@@ -238,26 +250,26 @@ class Conversation:
         for job in told.printed:
             self._sink.printed(job)
 
-    def _mend(self) -> None:
+    def _mend(self) -> Script:
         """Make good what a break may have lost."""
         if not self._is_behind:
             return
         if not self._session:
-            opened: Opened = self._caller.call("open", calls.Nothing())
+            opened: Opened = yield Ask("open", calls.Nothing(), ANSWER_SECONDS)
             self._seen = 0
             with self._lock:
                 self._session = opened.session
             self._sink.opened(opened.defaults)
-            self._watch_again(opened.session)
-        self._send_again()
+            yield from self._watch_again(opened.session)
+        yield from self._send_again()
 
-    def _watch_again(self, session: str) -> None:
+    def _watch_again(self, session: str) -> Script:
         with self._lock:
             awaited = list(self._books.awaited)
         for at in range(0, len(awaited), MAX_WATCHED_AT_ONCE):
             jobs = tuple(awaited[at : at + MAX_WATCHED_AT_ONCE])
             try:
-                found = self._caller.call("watch", calls.Watch(session, jobs))
+                found = yield Ask("watch", calls.Watch(session, jobs), ANSWER_SECONDS)
             except BaseException:
                 with self._lock:
                     self._session = ""  # the next try begins from the start
@@ -269,7 +281,7 @@ class Conversation:
                 reason = "the master that had accepted it kept its jobs in memory only, and is gone; submit it again"
                 self._sink.refused([Refusal(job, "store", reason) for job in lost])
 
-    def _send_again(self) -> None:
+    def _send_again(self) -> Script:
         """All that is unacknowledged, and what is booked meanwhile, until nothing is left over."""
         sent: set[JobId] = set()
         while True:
@@ -280,19 +292,19 @@ class Conversation:
                     self._mended.notify_all()
                     return
             for batch in _batches(rest):
-                if not self._send(self._session, batch, is_again=True):
+                if not (yield from self._send(self._session, batch, is_again=True)):
                     with self._lock:
                         self._session = ""
                     return
                 sent.update(spec.id for spec in batch)
 
-    def _send(self, session: str, jobs: Sequence[JobSpec], *, is_again: bool) -> bool:
+    def _send(self, session: str, jobs: Sequence[JobSpec], *, is_again: bool) -> Generator[Ask | Rest, Any, bool]:
         with self._lock:
             self._batch += 1
             number = self._batch
             functions = self._books.functions_of(jobs)
         said = calls.Submit(session, tuple(jobs), functions, number, is_again)
-        is_known: bool = self._caller.call("submit", said)
+        is_known: bool = yield Ask("submit", said, ANSWER_SECONDS)
         return is_known
 
     def _note_trouble(self, why: str) -> None:

@@ -108,6 +108,7 @@ class Stats(Struct, frozen=True, gc=False, kw_only=True):
     workers: int
     slots: int
     store: str
+    security: dict[str, int] = {}  # security events of the master's process, by kind: docs/reference/audit.md
 
 
 class JobHistory(Struct, frozen=True, gc=False):

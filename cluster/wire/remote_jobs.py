@@ -20,7 +20,7 @@ from cluster.errors import MasterUnavailable
 from cluster.wire import calls
 from cluster.wire.address import Address
 from cluster.wire.calls import PageOfJobs
-from cluster.wire.conversation import SLACK_SECONDS, Conversation, Dial
+from cluster.wire.conversation import ANSWER_SECONDS, SLACK_SECONDS, Conversation, Dial
 from cluster.wire.desks import Sink
 from cluster.wire.keys import Role, Secret
 from cluster.wire.messages import JobHistory, JobParts, Stats, WorkerInfo
@@ -28,7 +28,6 @@ from cluster.wire.proxy import connect_desk
 
 # The first connection fails sooner than a later one: more likely the address is wrong than that the master restarts.
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 30.0
 # `requeue`, `pause` and `purge` return once the store has it, which the master gives 30 s.
 DURABLE_SECONDS = 45.0
 
@@ -69,7 +68,8 @@ class RemoteJobsDesk:
     def open(self, sink: Sink) -> int:
         """See `JobsDesk.open`. Raises at once what a first connection may."""
         self._require_open()
-        conversation = Conversation(self._dial, sink, connect_seconds=min(CONNECT_SECONDS, self._patience_seconds))
+        conversation = Conversation(self._dial, sink)
+        conversation.connect(min(CONNECT_SECONDS, self._patience_seconds))
         with self._lock:
             self._opened += 1
             self._conversations[self._opened] = conversation

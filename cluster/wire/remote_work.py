@@ -6,8 +6,8 @@
                 ◄── wake ───────┘
 
 The supervisor is never kept waiting: what it says is kept here until the master has committed it, and what it asks for
-is what has arrived. Two threads, each with a connection of its own; everything that they share with the supervisor is
-guarded by `_changed`, which is never held during a call.
+is what has arrived. Two threads, each with a connection of its own, carry out one script each (`scripts`), which is all
+that they do; everything that they share with the supervisor is guarded by `_changed`, which is never held during a call.
 
 `_held` has every lease that came, from its arrival until the master has taken its end. So after a master's restart this
 desk registers again by itself, under the same id and with those fences: what the master knows it adopts, fence and all,
@@ -30,14 +30,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
-from msgspec import Struct
+from typing import Any
 
 from cluster.core.records import Digest, Ending, Fence, FunctionBlob, Lease, Report, Stop, WorkerId
 from cluster.errors import ClusterError, MasterUnavailable, Refused
 from cluster.wire.calls import FetchFunction, Heartbeat, Register, Tell, Welcome, Work, WorkerArgs, WorkListen
 from cluster.wire.messages import Health, Hello, Poll, Progress
+from cluster.wire.scripts import Ask, Caller, Rest, Script, perform
 from cluster.wire.untold import Untold
 
 # A health that is handed in waits so long at most until its heartbeat is sent.
@@ -54,28 +53,26 @@ MAX_FUNCTIONS = 256
 log = logging.getLogger("cluster.wire")
 
 
-class Caller(Protocol):
-    """A proxy of the master's work desk: `cluster.wire.proxy.DeskProxy`."""
-
-    def call(self, method: str, said: Struct, *, timeout: float = 30.0) -> Any:
-        """One round trip. Raises what the desk raised, or `MasterUnavailable`."""
-
-    def close(self) -> None:
-        """Calls in flight raise `MasterUnavailable`."""
-
-
 class RemoteWorkDesk:
     """`cluster.wire.desks.WorkDesk` of a master elsewhere. One worker, under one id after another."""
 
-    def __init__(self, caller: Caller, on_welcome: Callable[[Welcome], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        on_welcome: Callable[[Welcome], None] = lambda _: None,
+        *,
+        mono: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Make a desk that has no worker yet.
 
         Args:
             caller: the proxy; its patience should be short, for this desk tries again by itself.
             on_welcome: called from the hearing thread after each registration.
+            mono: the clock by which leases are judged.
         """
         self._caller = caller
         self._on_welcome = on_welcome
+        self._mono = mono
         self._changed = threading.Condition()
         self._is_closed = False
         self._threads: list[threading.Thread] = []
@@ -125,10 +122,7 @@ class RemoteWorkDesk:
             self._health = None
             self._changed.notify_all()
         if not self._threads and not self._is_closed:
-            for name, run in (("cluster-hearing", self._hear), ("cluster-telling", self._tell)):
-                thread = threading.Thread(target=run, name=name, daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            self._start()
 
     def poll(self, worker: WorkerId, capacity: int) -> Poll:
         """What has arrived. What is asked for beyond that, the master may send."""
@@ -148,7 +142,10 @@ class RemoteWorkDesk:
         """The pickled task of a lease: fetched before the lease was handed out."""
         with self._changed:
             blob = self._functions.get(digest)
-        return blob if blob is not None else self._fetch(digest)
+        if blob is None:
+            blob = self._caller.call("fetch_function", FetchFunction(digest), timeout=CALL_SECONDS)
+            self._keep(blob)
+        return blob
 
     def report(self, worker: WorkerId, reports: Sequence[Report]) -> None:
         """Have it told; at once, while the telling thread sees to it."""
@@ -178,17 +175,7 @@ class RemoteWorkDesk:
 
     def leave(self, worker: WorkerId) -> None:
         """Wait, a bounded time, until all is told, and deregister; a master that can't be reached finds out itself."""
-        with self._changed:
-            if self._hello is None or self._hello.worker != worker or not self._is_registered:
-                return
-            if not self._changed.wait_for(lambda: self._untold.is_empty or self._is_closed, MAX_LEAVE_SECONDS):
-                log.warning("worker %s leaves with something untold: %s", worker, self._trouble or "the master is slow")
-            self._hello = None
-            self._life += 1
-        try:
-            self._caller.call("leave", WorkerArgs(worker), timeout=MAX_LEAVE_SECONDS)
-        except ClusterError as error:
-            log.warning("worker %s leaves without the master's knowledge: %s", worker, error)
+        perform(self.leaving(worker), self._ask, self._changed)
 
     # --- for whoever made this desk -----------------------------------------------------------------------------------
 
@@ -211,40 +198,68 @@ class RemoteWorkDesk:
         for thread in self._threads:
             thread.join(MAX_JOIN_SECONDS)
 
-    # --- the hearing thread -------------------------------------------------------------------------------------------
+    def _start(self) -> None:
+        for name, script in (("cluster-hearing", self.hearing()), ("cluster-telling", self.telling())):
+            run = (script, self._ask, self._changed)
+            thread = threading.Thread(target=perform, args=run, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    def _hear(self) -> None:
+    def _ask(self, step: Ask) -> Any:
+        return self._caller.call(step.method, step.said, timeout=step.timeout)
+
+    # --- the scripts: what the threads do ---------------------------------------------------------------------------
+
+    def leaving(self, worker: WorkerId) -> Script:
+        """See `leave`."""
+        with self._changed:
+            if not self._is_registered_as(worker):
+                return
+        yield Rest(lambda: self._untold.is_empty or self._is_closed, MAX_LEAVE_SECONDS)
+        with self._changed:
+            if not self._is_registered_as(worker):
+                return
+            if not self._untold.is_empty:
+                log.warning("worker %s leaves with something untold: %s", worker, self._trouble or "the master is slow")
+            self._hello = None
+            self._life += 1
+        try:
+            yield Ask("leave", WorkerArgs(worker), MAX_LEAVE_SECONDS)
+        except ClusterError as error:
+            log.warning("worker %s leaves without the master's knowledge: %s", worker, error)
+
+    def hearing(self) -> Script:
+        """Register, renew the lease and take what comes, until the desk is closed."""
         pause_seconds = 0.0
         while True:
+            yield Rest(lambda: self._is_closed or self._hello is not None)
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closed or self._hello is not None)
                 if self._is_closed:
                     return
                 life, is_registered = self._life, self._is_registered
             try:
                 if not is_registered:
-                    self._tell_late()
-                    self._register_now(life)
-                self._beat(life)
-                self._make_ready(life)
-                self._listen(life)
+                    yield from self._tell_late()
+                    yield from self._register_now(life)
+                yield from self._beat(life)
+                yield from self._make_ready(life)
+                yield from self._listen(life)
             except Exception as error:  # noqa: BLE001 - a defect must not leave a worker that looks alive and is deaf
                 pause_seconds = min(max(2 * pause_seconds, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
                 self._on_failure(life, error)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._is_closed, pause_seconds)
+                yield Rest(lambda: self._is_closed, pause_seconds)
             else:
                 pause_seconds = 0.0
                 self._on_success()
 
-    def _tell_late(self) -> None:
+    def _tell_late(self) -> Script:
         """Have the last id's ended attempts judged by who can: the master has their fences. Tried until it answers."""
         with self._changed:
             late = self._late
         if late is None:
             return
         try:
-            self._caller.call("tell", late, timeout=CALL_SECONDS)
+            yield Ask("tell", late, CALL_SECONDS)
         except MasterUnavailable:
             raise
         except ClusterError as error:
@@ -253,15 +268,15 @@ class RemoteWorkDesk:
             if self._late is late:
                 self._late = None
 
-    def _register_now(self, life: int) -> None:
+    def _register_now(self, life: int) -> Script:
         with self._changed:
             hello = self._hello
             if hello is None or life != self._life:
                 return
             self._number += 1
             said = Register(hello, tuple(sorted(self._held)), self._number)
-        sent = time.monotonic()
-        welcome: Welcome = self._caller.call("register", said, timeout=CALL_SECONDS)
+        sent = self._mono()
+        welcome: Welcome = yield Ask("register", said, CALL_SECONDS)
         with self._changed:
             if life != self._life:
                 return
@@ -290,19 +305,19 @@ class RemoteWorkDesk:
         self._held -= dropped & waiting
         self._stops += [Stop(fence, Ending.ADMISSION) for fence in sorted(dropped - waiting)]
 
-    def _beat(self, life: int) -> None:
+    def _beat(self, life: int) -> Script:
         with self._changed:
             health, self._health = self._health, None
             hello = self._hello
         if health is None or hello is None:
             return
-        sent = time.monotonic()
-        self._caller.call("heartbeat", Heartbeat(hello.worker, health), timeout=CALL_SECONDS)
+        sent = self._mono()
+        yield Ask("heartbeat", Heartbeat(hello.worker, health), CALL_SECONDS)
         with self._changed:
             if life == self._life and self._is_registered:
                 self._renew(sent)
 
-    def _listen(self, life: int) -> None:
+    def _listen(self, life: int) -> Script:
         with self._changed:
             hello = self._hello
             if hello is None or life != self._life:
@@ -311,7 +326,7 @@ class RemoteWorkDesk:
                 hello.worker, self._seen, self._listen_seconds, self._number, self._credit, self._credit_turn
             )
             self._told_credit = said.credit
-        work: Work = self._caller.call("listen", said, timeout=LISTEN_SECONDS + CALL_SECONDS)
+        work: Work = yield Ask("listen", said, LISTEN_SECONDS + CALL_SECONDS)
         with self._changed:
             if life != self._life or work.mark <= self._seen:
                 return
@@ -320,10 +335,10 @@ class RemoteWorkDesk:
             self._held.update(lease.fence for lease in work.leases)
             self._unready.extend(work.leases)
             self._stops += work.stops
-        self._make_ready(life)
+        yield from self._make_ready(life)
         self._wake()
 
-    def _make_ready(self, life: int) -> None:
+    def _make_ready(self, life: int) -> Script:
         """Hand leases over once their functions are here; those that can't be had are given up, one by one."""
         is_any = False
         while True:
@@ -338,11 +353,13 @@ class RemoteWorkDesk:
                     break
                 lease = unready[0]
             try:
-                self._fetch(lease.function)
+                blob = yield Ask("fetch_function", FetchFunction(lease.function), CALL_SECONDS)
             except MasterUnavailable:
                 raise
             except ClusterError as error:
                 self._give_up(lease, error)
+            else:
+                self._keep(blob)
         if is_any:
             self._wake()
 
@@ -354,37 +371,34 @@ class RemoteWorkDesk:
                 self._untold.refuse(lease, f"its function can't be had from the master: {error}")
                 self._changed.notify_all()
 
-    def _fetch(self, digest: Digest) -> FunctionBlob:
-        blob: FunctionBlob = self._caller.call("fetch_function", FetchFunction(digest), timeout=CALL_SECONDS)
+    def _keep(self, blob: FunctionBlob) -> None:
         with self._changed:
             if len(self._functions) >= MAX_FUNCTIONS:
                 del self._functions[next(iter(self._functions))]
-            self._functions[digest] = blob
-        return blob
+            self._functions[blob.digest] = blob
 
-    # --- the telling thread -------------------------------------------------------------------------------------------
-
-    def _tell(self) -> None:
+    def telling(self) -> Script:
+        """Tell the master what there is to say, until the desk is closed."""
         pause_seconds = 0.0
         while True:
+            yield Rest(lambda: self._is_closed or self._has_to_tell())
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closed or self._has_to_tell())
                 hello = self._hello
                 if self._is_closed:
                     return
-                if hello is None:
+                if hello is None or not self._has_to_tell():
                     continue
                 life = self._life
                 said = self._untold.batch(hello.worker, self._credit, self._number, turn=self._credit_turn)
             try:
-                self._caller.call("tell", said, timeout=CALL_SECONDS)
+                yield Ask("tell", said, CALL_SECONDS)
             except Exception as error:  # noqa: BLE001 - a defect must not leave a worker that looks alive and is deaf
                 pause_seconds = min(max(2 * pause_seconds, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
                 self._on_failure(life, error)
                 with self._changed:
                     if life == self._life:
                         self._untold.say_again()
-                    self._changed.wait_for(lambda: self._is_closed, pause_seconds)
+                yield Rest(lambda: self._is_closed, pause_seconds)
             else:
                 pause_seconds = 0.0
                 self._on_told(life, said)
@@ -405,6 +419,9 @@ class RemoteWorkDesk:
 
     # --- what they share ----------------------------------------------------------------------------------------------
 
+    def _is_registered_as(self, worker: WorkerId) -> bool:
+        return self._is_registered and self._hello is not None and self._hello.worker == worker
+
     def _say(self, worker: WorkerId, add: Callable[[Untold], None]) -> None:
         with self._changed:
             if self._hello is not None and self._hello.worker == worker:
@@ -415,7 +432,7 @@ class RemoteWorkDesk:
         """Raise `Refused` if the worker must not go on under this id. `_changed` is held."""
         if self._hello is None or self._hello.worker != worker:
             raise Refused(f"worker {worker} is not registered any more")
-        if time.monotonic() >= self._lease_until:
+        if self._mono() >= self._lease_until:
             raise Refused(f"no heartbeat was answered for {self._lease_seconds:g} s; {self._trouble}".rstrip("; "))
 
     def _on_failure(self, life: int, error: Exception) -> None:

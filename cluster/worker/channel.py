@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
 
 from cluster.core.records import Digest, Fence, JobId, Payload, Report, Segment
 from cluster.worker.vector import Received
@@ -121,6 +121,10 @@ encode = _ENCODER.encode
 encode_into = _ENCODER.encode_into
 decode_task = msgspec.msgpack.Decoder(Task).decode
 decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
+
+
+# What reading a message raises whose bytes a child chose: not msgpack, not the type, bad UTF-8, nested without end.
+UNREADABLE = (MsgspecError, UnicodeError, RecursionError)
 
 
 class Nonsense(Exception):

@@ -72,7 +72,7 @@ class Child:
         self._functions = Functions(self._surroundings.take_over_imports)
         self._streams = isolation.open_streams()
         self._leftovers = Leftovers()
-        self._scratch = scratch.folder_of(setup.scratch, self._pid) if setup.scratch else ""
+        self._scratch = scratch.folder_of(os.fsdecode(setup.scratch), self._pid) if setup.scratch else ""
         self._umask = umask(MAX_JOB_UMASK)
         umask(self._umask)
         self._is_astray = True  # the next job may not be where it should be, or not have the umask that it should

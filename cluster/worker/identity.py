@@ -29,7 +29,7 @@ class Identity(Struct, frozen=True, array_like=True):
     gid: int
     groups: tuple[int, ...]
     name: str
-    home: str
+    home: bytes  # any bytes may be a path
 
 
 def find_identity(user: str) -> Identity:
@@ -56,7 +56,7 @@ def find_identity(user: str) -> Identity:
     groups = os.getgrouplist(found.pw_name, found.pw_gid)
     if 0 in groups:
         raise Refused(f"jobs can't run as {user!r}, which is in the group of root; name another user")
-    return Identity(found.pw_uid, found.pw_gid, tuple(groups), found.pw_name, found.pw_dir)
+    return Identity(found.pw_uid, found.pw_gid, tuple(groups), found.pw_name, os.fsencode(found.pw_dir))
 
 
 def become(identity: Identity) -> None:
@@ -69,7 +69,7 @@ def become(identity: Identity) -> None:
     os.setresuid(identity.uid, identity.uid, identity.uid)
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _require_for_good(identity)
-    os.environ.update(HOME=identity.home, USER=identity.name, LOGNAME=identity.name)
+    os.environ.update(HOME=os.fsdecode(identity.home), USER=identity.name, LOGNAME=identity.name)
     # The kernel hides a process that has changed its user. This one has nothing to hide, and jobs look at themselves.
     hide_memory(is_hidden=False)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
-from msgspec import MsgspecError
-
 from cluster.worker import output
+from cluster.worker.channel import UNREADABLE
 from cluster.worker.config import WorkerConfig
 from cluster.worker.nursery_protocol import FromNursery, Setup, Spawn, decode_from_nursery, receive, send
 from cluster.worker.nursery_start import Interpreter, start_interpreter
@@ -22,10 +22,10 @@ class NurseryLink:
         self._setup = Setup(
             worker,
             host,
-            config.directory,
+            os.fsencode(config.directory),
             config.max_output_bytes,
             config.max_result_bytes,
-            config.scratch,
+            os.fsencode(config.scratch),
             config.threads,
             config.identity,
             config.limits,
@@ -62,7 +62,7 @@ class NurseryLink:
             data, descriptors = received
             try:
                 message = decode_from_nursery(data)
-            except MsgspecError as error:  # only a foreign hand on its socket can do that
+            except UNREADABLE as error:  # only a foreign hand on its socket can do that
                 raise EOFError from error
             yield message, descriptors[0] if descriptors else -1
 

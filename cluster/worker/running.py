@@ -31,7 +31,7 @@ _ATOMS = frozenset({int, float, str, bytes, bool, type(None)})
 _SUCCEEDED = Ending.SUCCEEDED  # a look at an enum's class is slow on Python 3.11
 
 # What was being done when an exception came: how that ends the job, and the first words of the reason.
-_FUNCTION = (Ending.UNPICKLABLE, "its function can't be unpickled on the worker:")
+_FUNCTION = (Ending.UNPICKLABLE, "its function can't be loaded on the worker:")
 _ARGUMENTS = (Ending.UNPICKLABLE, "its arguments can't be unpickled on the worker:")
 _CALL = (Ending.RAISED, "raised")
 _RESULT = (Ending.UNPICKLABLE, "its result can't be pickled:")

@@ -70,7 +70,6 @@ def make_holder() -> Callable[[str], int]:
 
     def hold(flag: str) -> int:
         import contextlib
-        import os
         import time
 
         with contextlib.suppress(ImportError):  # a user may not be able to read the standard library
@@ -90,7 +89,6 @@ def make_burglar() -> Callable[[list[int]], dict[str, list[str]]]:
 
     def pry(pids: list[int]) -> dict[str, list[str]]:
         import ctypes
-        import os
         import subprocess
         import sys
 
@@ -142,7 +140,6 @@ def make_stranger() -> Callable[[list[int], str, str], dict[str, Any]]:
 
     def tell(pids: list[int], secret: str, note: str) -> dict[str, Any]:
         import ctypes
-        import os
         import signal
 
         def is_allowed(action: Any, *arguments: Any) -> bool:

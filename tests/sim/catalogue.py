@@ -18,11 +18,13 @@ QUEUES = ("default", "slow")
 RESOURCES = (("gpu", 1),)
 LABELS = (("zone", "lab"),)
 
+# A clock that is set back makes a restored retry wait that long, and nothing else happens meanwhile.
+MAX_DELAY_SECONDS = 20.0
 RETRIES = (
     RetryRule(),
-    RetryRule(max_retries=1, backoff=0.5),
-    RetryRule(max_retries=3, backoff=0.1, factor=3.0, retry_on=("builtins.ValueError",)),
-    RetryRule(max_retries=2, backoff=0.2, retry_on=("builtins.OSError",)),
+    RetryRule(max_retries=1, backoff=0.5, max_delay=MAX_DELAY_SECONDS),
+    RetryRule(max_retries=3, backoff=0.1, factor=3.0, max_delay=MAX_DELAY_SECONDS, retry_on=("builtins.ValueError",)),
+    RetryRule(max_retries=2, backoff=0.2, max_delay=MAX_DELAY_SECONDS, retry_on=("builtins.OSError",)),
 )
 SHORT_RETENTION_SECONDS = 3.0
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 10.0
 BEAT_SECONDS = TIMEOUT_SECONDS / 4
-# Decisions between two looks at the whole board, which cost as much as twenty of them.
+# Decisions between two looks at the whole board, or twice as many as it has jobs: what a look costs grows with them,
+# and so it stays a small part of what the decisions cost.
 CHECK_EVERY = 40
 
 
@@ -68,7 +69,7 @@ class Host:
         world.note("master up", self.generation)
         self.master.open(grace_seconds=TIMEOUT_SECONDS if world.plan.workers_survive else 0.0)
         self._last_tick = world.now
-        self._tick_at(world.now + BEAT_SECONDS)
+        self._sleep()
         for told in self.on_up:
             told()
 
@@ -107,12 +108,11 @@ class Host:
 
     # --- what the master's threads would do ------------------------------------------------------------------------
 
-    def after_step(self) -> None:
-        """See to it that the next tick comes in time, as `look_again` does."""
-        if self.is_up and not self.is_frozen:
-            due = self.master.board.timers.next_due()
-            if due is not None and due < self._next_tick:
-                self._tick_at(due)
+    def _look_again(self) -> None:
+        """Something may fall due sooner than was known: what the timekeeper's thread is told by its master."""
+        due = self.master.board.timers.next_due()
+        if due is not None and due < self._next_tick and self.is_up and not self.is_frozen:
+            self._tick_at(due)
 
     def when_durable(self, told: Callable[[], None]) -> None:
         """Have it called once all that has been decided is committed; never, if this master dies before."""
@@ -134,12 +134,19 @@ class Host:
         ticked = self._last_tick = self._world.now  # other threads may make time pass before `decide` returns
         self.master.decide(events.Tick())
         invariants.check_timers(self.master.board, ticked)
-        self._tick_at(self._world.now + BEAT_SECONDS)
+        self._sleep()
+
+    def _sleep(self) -> None:
+        """Until the next deadline or beat, as the timekeeper's thread does."""
+        due = self.master.board.next_due()
+        beat = self._world.now + BEAT_SECONDS
+        self._tick_at(beat if due is None or due > beat else max(due, self._world.now))
 
     def _kick(self) -> None:
         if self.image.is_instant:
             self.master.committer.drive()
-        self._commit_soon(self._world.dice.uniform(0.0, 0.08))
+        if not self._is_commit_due and self.master.committer._log:
+            self._commit_soon(0.08 * self._world.dice.random())
 
     def _commit_soon(self, delay: float) -> None:
         if not self._is_commit_due and self.master.committer._log:
@@ -176,9 +183,10 @@ class Host:
 
         committer.append = watched  # type: ignore[method-assign]
         committer.kick = self._kick  # type: ignore[method-assign]
+        self.master.timekeeper.look_again = self._look_again  # type: ignore[method-assign]
 
     def _look(self) -> None:
-        if self._decisions >= CHECK_EVERY:
+        if self._decisions >= max(CHECK_EVERY, 2 * len(self.master.board.jobs)):
             self._decisions = 0
             self.check()
 

@@ -100,15 +100,15 @@ class Run:
         self.history.check_end()
 
     def _go_on(self, until: float) -> None:
-        world, history, host = self.world, self.history, self.host
-        while world._heap and world._heap[0][0] <= until:
+        world, broken = self.world, self.history.broken
+        heap, step = world.heap, world.step
+        while heap and heap[0][0] <= until:
             try:
-                world.step()
+                step()
             except Crash:
-                host.crash()
-            if history.broken:
-                raise Violation(history.broken[0])
-            host.after_step()
+                self.host.crash()
+            if broken:
+                raise Violation(broken[0])
         world.now = max(world.now, until)
 
     # --- phase 1 ---------------------------------------------------------------------------------------------------

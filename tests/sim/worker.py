@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 2.0
 RESEND_SECONDS = 0.5
+# Once nothing fails any more it does not matter how long attempts take, only that there is an end.
+CALM_HASTE = 0.1
 HEALTH = Health()
 
 
@@ -370,6 +372,8 @@ class Worker:
     def _begin(self, attempt: Attempt) -> None:
         self._history.begun(attempt)
         seconds, report = attempts.play(attempt.lease, self._world.dice)
+        if self._world.is_calm:
+            seconds *= CALM_HASTE
         if self._is_broken():
             self._world.counts["failed at once"] += 1
             seconds, report = 0.001, attempts.killed(attempt.lease)

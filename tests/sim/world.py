@@ -52,7 +52,7 @@ class World:
         self.is_calm = False  # phase 2: no fault happens any more
         self.log: list[tuple[float, tuple[object, ...]]] = []
         self.counts: Counter[str] = Counter()
-        self._heap: list[tuple[float, int, bool, Action]] = []
+        self.heap: list[tuple[float, int, bool, Action]] = []
         self._number = 0
         self._depth = 0
 
@@ -75,19 +75,21 @@ class World:
 
     def after(self, delay: float, action: Action, *, is_delivery: bool = False) -> None:
         """Have something happen later."""
-        self.at(self.now + delay, action, is_delivery=is_delivery)
+        self._number += 1
+        heapq.heappush(self.heap, (self.now + delay, self._number, is_delivery, action))
 
     def at(self, when: float, action: Action, *, is_delivery: bool = False) -> None:
         """Have something happen at that very time: adding the difference to now may fall short of it."""
         self._number += 1
-        heapq.heappush(self._heap, (when, self._number, is_delivery, action))
+        heapq.heappush(self.heap, (when, self._number, is_delivery, action))
 
     def step(self) -> bool:
         """Let the next thing happen; False if nothing will."""
-        if not self._heap:
+        if not self.heap:
             return False
-        when, _, _, action = heapq.heappop(self._heap)
-        self.now = max(self.now, when)
+        when, _, _, action = heapq.heappop(self.heap)
+        if when > self.now:  # noqa: PLR1730 - a call of `max` for every event
+            self.now = when
         action()
         return True
 
@@ -98,7 +100,7 @@ class World:
         self._depth += 1
         try:
             for _ in range(self.dice.randint(1, 4)):
-                if not (self._heap and self._heap[0][2]):
+                if not (self.heap and self.heap[0][2]):
                     break
                 self.counts["interleaved"] += 1
                 self.step()

@@ -160,7 +160,7 @@ def test_a_function_that_can_t_be_loaded_is_named() -> None:
     ended = call("no_such_module_here:f")
 
     assert ended.ending is Ending.UNPICKLABLE
-    assert reason_of(ended).startswith("its function can't be unpickled on the worker: ModuleNotFoundError")
+    assert reason_of(ended).startswith("its function can't be loaded on the worker: ModuleNotFoundError")
 
 
 def test_arguments_and_result_are_gone_when_the_job_has_ended() -> None:
