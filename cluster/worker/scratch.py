@@ -99,7 +99,8 @@ def scratch_folder(parent: str, name: str, *, is_shared: bool = False) -> Iterat
     if is_shared:
         for folder in (Path(parent), base):
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXGRP | stat.S_IXOTH)
-    with (base / _LOCK).open("w") as lock:
+    descriptor = os.open(base / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as lock:  # noqa: PTH123 - a descriptor
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield str(base)

@@ -130,7 +130,7 @@ def daemonise() -> Callable[[str], None]:
             while True:
                 time.sleep(0.01)  # sleeps because it is to be killed
         while True:
-            time.sleep(0.01)
+            time.sleep(0.01)  # sleeps because it is to be killed
 
     return start
 
