@@ -72,7 +72,7 @@ class Site:
 
     def processes(self) -> list[psutil.Process]:
         mark = str(self.folder / "state" / "run" / "canary")
-        found = {}
+        found: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if mark in process.cmdline():
