@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from cluster.client.option_values import FACTORS
+from cluster.core.bounds import FACTORS
 from cluster.deploy.identity import NAME
 from cluster.deploy.quantities import Delay, Duration, Size, read_size
 from cluster.errors import Refused

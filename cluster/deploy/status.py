@@ -28,7 +28,9 @@ class MasterStatus(Struct, frozen=True):
 
     pid: int  # 0: none runs
     address: str
-    state: str  # "ready", "draining", "starting", "waiting" (to be started again), "failed", "unreachable", "down"
+    # "ready", "refusing" (its store takes no jobs), "draining", "starting", "waiting" (to be started again), "failed",
+    # "unreachable", "down"
+    state: str
     store: str
     restarts: int = 0
     trouble: str = ""  # why it died last, or why its store takes no jobs
@@ -118,7 +120,10 @@ def _master(config: Config, address: str, record: PartRecord, info: MasterInfo |
     state = record.state
     trouble = record.trouble
     if info is not None:
-        state = "draining" if info.is_draining else state
+        if info.is_draining:
+            state = "draining"
+        elif info.store_trouble:
+            state = "refusing"
         trouble = info.store_trouble or trouble
     elif state == "ready":
         state = "unreachable"

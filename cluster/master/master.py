@@ -94,6 +94,7 @@ class Master:
         self.timekeeper = Timekeeper(self)
         self.board: Board
         self.epoch = 0
+        self._opened = self.clock.now()
         self.is_draining = False  # lease nothing any more; written once, by whoever stops the master
         self._is_stopped = False
 
@@ -234,8 +235,12 @@ class Master:
         return self.board.needs_result(job)
 
     def wall(self) -> float:
-        """The time of day."""
-        return self.clock.wall()
+        """The time of day, for whoever drops what is past its retention.
+
+        A clock that was set forward since the opening is not believed: what is dropped is gone.
+        """
+        now = self.clock.now()
+        return min(now.wall, self._opened.wall + now.mono - self._opened.mono)
 
     # --- what the board has forgotten, the store knows ---------------------------------------------------------------
 

@@ -37,6 +37,11 @@ class NurseryLink:
         """The nursery's process id; 0 if there is none."""
         return self._interpreter.process.pid if self._interpreter is not None else 0
 
+    @property
+    def mark(self) -> str:
+        """What stands in the environment of all that the nursery's jobs start; empty if there is no nursery."""
+        return self._interpreter.mark if self._interpreter is not None else ""
+
     def fileno(self) -> int:
         """The control socket's descriptor."""
         return self._control.fileno()

@@ -24,15 +24,18 @@ SEND_BUFFER_BYTES = 1 << 20
 _SCRIPT = os.path.join(os.path.dirname(__file__), "nursery_boot.py")  # noqa: PTH118, PTH120 - see above
 # Libraries that start a thread per cpu in every process would make slots fight each other.
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# All that comes of a nursery has it in its environment. Not CLUSTER_...: those are taken out of it.
+MARK_VARIABLE = "NURSERY_MARK"
 
 
 class Interpreter:
     """A process that will be a nursery once it has been told what for; its end of the control socket is ours."""
 
-    __slots__ = ("control", "process", "stderr")
+    __slots__ = ("control", "mark", "process", "stderr")
 
-    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes], stderr: int) -> None:
+    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes], stderr: int, mark: str) -> None:
         self.control = control
+        self.mark = mark  # in its environment, and in that of all that comes of it (see `orphans`)
         self.process = process
         self.stderr = stderr  # the file in memory that it prints into
 
@@ -72,6 +75,7 @@ def start_interpreter(sys_path: Iterable[str], slots: int, env: Mapping[str, str
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     stderr = -1
+    mark = os.urandom(8).hex()
     try:
         stderr = output.make_file()
         process = subprocess.Popen(
@@ -91,7 +95,7 @@ def start_interpreter(sys_path: Iterable[str], slots: int, env: Mapping[str, str
             pass_fds=(theirs.fileno(),),
             # Ctrl-C at the terminal goes to the user's process group; it is not for us to hear.
             start_new_session=True,
-            env=_environment(slots, env or {}),
+            env={**_environment(slots, env or {}), MARK_VARIABLE: mark},
         )
     except BaseException:
         mine.close()
@@ -100,7 +104,7 @@ def start_interpreter(sys_path: Iterable[str], slots: int, env: Mapping[str, str
         raise
     finally:
         theirs.close()
-    return Interpreter(mine, process, stderr)
+    return Interpreter(mine, process, stderr, mark)
 
 
 def _environment(slots: int, env: Mapping[str, str]) -> dict[str, str]:

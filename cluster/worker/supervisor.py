@@ -348,8 +348,9 @@ class Supervisor:
 
     def _lose_nursery(self, now: float) -> None:
         self._slots.epoll.unregister(self._link.fileno())
+        mark = self._link.mark
         words = self._link.close()
-        self._deaths.on_nursery_lost(now)
+        self._deaths.on_nursery_lost(mark, now)
         self._postpone_nursery(now, f"died: {words}" if words else "died")
 
     # --- when things go wrong, and the end ------------------------------------------------------------------------

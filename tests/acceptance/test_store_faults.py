@@ -68,7 +68,11 @@ def trouble_of_another_submit(c: cluster.Cluster, file: Path) -> str:
     """What the cluster's status says right after one more job was refused, or taken."""
     with contextlib.suppress(cluster.MasterUnavailable):
         assert c.submit(len, (os.urandom(200_000),)).accepted(30).id
-    return status(load_config(file, environment={})).master.trouble
+    told = status(load_config(file, environment={}))
+    # Whoever asks for the state only, as a program does, must see it too.
+    assert (told.master.state == "refusing") is bool(told.master.trouble)
+    assert told.state == ("degraded" if told.master.trouble else "up")
+    return told.master.trouble
 
 
 def test_a_full_disk_refuses_with_the_reason_loses_nothing_and_goes_on_once_there_is_space(
