@@ -32,6 +32,9 @@ START = "start"
 ReadyFd = Annotated[
     int, typer.Option(metavar="N", help="Write a line to this descriptor once it is ready.", show_default=False)
 ]
+Run = Annotated[
+    str, typer.Option(metavar="DIR", help="Of which cluster it is: how `cluster up` finds it.", show_default=False)
+]
 LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
 LogFormat = Annotated[str, typer.Option(metavar="FORMAT", help="text, or json: an object in each line.")]
 DrainTimeout = Annotated[str, typer.Option(help="How long running jobs may go on after the first Ctrl-C or SIGTERM.")]
@@ -79,6 +82,7 @@ def master(
         Path | None, typer.Option(metavar="FILE", help="Take all of it from a configuration instead.")
     ] = None,
     ready_fd: ReadyFd = -1,
+    run: Run = "",  # noqa: ARG001 - there to be seen on the command line
 ) -> None:
     """Run a master in the foreground. The first Ctrl-C drains, the second kills."""
     from cluster.master.process import run_master
@@ -171,6 +175,17 @@ class WorkerOptions:
         Path | None,
         typer.Option(metavar="DIR", help="Where jobs get a folder each.", show_default="the system's temporary folder"),
     ] = None
+    user: Annotated[
+        str, typer.Option(metavar="NAME", help="Who jobs run as; needs root.", show_default="as the worker")
+    ] = ""
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N",
+            help="On each of its processes: as, core, cpu, fsize, nofile or nproc; repeatable.",
+            show_default="core=0",
+        ),
+    ] = None
     drain_timeout: DrainTimeout = "60s"
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
@@ -182,6 +197,7 @@ def start(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The master's: tcp://HOST:PORT or unix://PATH.")],
     options: WorkerOptions,
     ready_fd: ReadyFd = -1,
+    run: Run = "",  # noqa: ARG001 - there to be seen on the command line
 ) -> None:
     """Run a worker in the foreground. The first Ctrl-C drains, the second kills what runs."""
     from cluster.worker.process import run_worker
@@ -192,6 +208,7 @@ def start(
 def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerProcessConfig:
     """What the worker is told. Raises `Refused` with what to write."""
     from cluster.embedded.cpus import usable_cpus
+    from cluster.worker.limits import read_limits
     from cluster.worker.process import WorkerProcessConfig, parse_slots
 
     if "://" not in address:
@@ -212,6 +229,8 @@ def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerPr
         env=tuple(sorted(read_pairs("--env", "OMP_NUM_THREADS=1", options.env or (), str).items())),
         max_jobs_per_child=options.max_jobs_per_child,
         scratch=str(options.scratch.absolute()) if options.scratch else "",
+        user=options.user,
+        limits=read_limits(read_pairs("--limit", "nofile=1024", options.limit or (), int)),
         drain_seconds=read_duration("drain-timeout", options.drain_timeout),
         ready_fd=None if ready_fd < 0 else ready_fd,
         log_level=read_level(options.log_level),

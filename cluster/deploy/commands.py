@@ -31,18 +31,23 @@ def parts_of(snapshot: Snapshot, runtime: Runtime, environment: Mapping[str, str
     folder = str(Path(snapshot.file).parent)
     # What is named CLUSTER_ is said on the command lines now, or meant for clients.
     shared = {name: text for name, text in environment.items() if not name.startswith("CLUSTER_")}
-    shared[MARK] = runtime.mark
     # Jobs may name modules that lie beside the file. Nothing that lies there can get into the master's way: `-P` keeps
     # the working directory off its path.
     paths = [*snapshot.python_path, folder]
     at_work = {**shared, "PYTHONPATH": os.pathsep.join(dict.fromkeys([*_paths(shared), *paths]))}
-    master = Part("master", _master_command(config, snapshot.address), shared, folder, str(log_of(config, "master")))
+    master = Part(
+        "master",
+        (*_master_command(config, snapshot.address), MARK, runtime.mark),
+        shared,
+        folder,
+        str(log_of(config, "master")),
+    )
     return [
         master,
         *(
             Part(
                 worker.name,
-                _worker_command(config, worker, snapshot.address, runtime),
+                (*_worker_command(config, worker, snapshot.address, runtime), MARK, runtime.mark),
                 {**at_work, **worker.env},
                 folder,
                 str(log_of(config, worker.name)),
@@ -125,7 +130,6 @@ def _worker_command(config: Config, worker: Worker, address: str, runtime: Runti
         *("--name", worker.name),
         *("--slots", slots),
         *("--authkey-file", str(key_file(config, "worker"))),
-        *("--scratch", str(runtime.folder / "scratch")),  # gone with the folder, whatever was killed
         *("--drain-timeout", write_duration(config.drain.timeout)),
         *_log(config),
     ]
@@ -135,4 +139,10 @@ def _worker_command(config: Config, worker: Worker, address: str, runtime: Runti
         command += ["--label", f"{label}={text}"]
     if worker.max_jobs_per_child is not None:
         command += ["--max-jobs-per-child", str(worker.max_jobs_per_child)]
+    if worker.user is None:
+        command += ["--scratch", str(runtime.folder / "scratch")]  # gone with the folder, whatever was killed
+    else:
+        command += ["--user", worker.user]  # who can't get into that folder: the worker's own default
+    for limit, value in sorted(worker.limits.items()):
+        command += ["--limit", f"{limit}={value}"]
     return tuple(command)

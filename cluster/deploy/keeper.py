@@ -47,6 +47,7 @@ LOG_LEVEL = "info"
 TURN_SECONDS = 1.0
 # Above the drain timeout, within which a process should have ended by itself.
 GRACE_SECONDS = 5.0
+NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Keeper:
@@ -120,7 +121,7 @@ class Keeper:
         for log in self._logs:
             with contextlib.suppress(OSError):
                 if log.stat().st_size > self._max_log_bytes:
-                    shutil.copyfile(log, log.with_name(log.name + ".1"))
+                    _copy(log, log.with_name(log.name + ".1"))
                     os.truncate(log, 0)  # whoever writes appends, and goes on at the new end
 
     # --- signals and adoption -----------------------------------------------------------------------------------------
@@ -183,6 +184,13 @@ def keep(folder: Path, environment: Mapping[str, str], on_kept: Callable[[], Non
     return 0
 
 
+def _copy(log: Path, full: Path) -> None:
+    """Over the one before, with the mode of the log and not of the umask, and behind nobody's link."""
+    full.unlink(missing_ok=True)
+    with log.open("rb") as source, open(os.open(full, NEW_FLAGS, 0o600), "wb") as target:  # noqa: PTH123 - a descriptor
+        shutil.copyfileobj(source, target)
+
+
 @contextlib.contextmanager
 def _sole_keeper(folder: Path) -> Iterator[bool]:
     descriptor = os.open(folder / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -210,7 +218,7 @@ def main() -> int:
         os.write(writing, b"k")
         os.close(writing)
 
-    return keep(Path(sys.argv[1]), os.environ, on_kept)
+    return keep(Path(sys.argv[2]), os.environ, on_kept)  # behind `--run`
 
 
 if __name__ == "__main__":

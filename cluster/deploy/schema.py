@@ -29,11 +29,12 @@ from pydantic_core import CoreSchema, core_schema
 
 from cluster.core.bounds import FACTORS
 from cluster.deploy.identity import NAME
-from cluster.deploy.quantities import Delay, Duration, Size
+from cluster.deploy.quantities import Delay, Duration, Size, read_size
 from cluster.errors import Refused
 from cluster.master.retention import check_max_bytes
 from cluster.store.locate import open_store
 from cluster.wire.address import parse_address
+from cluster.worker import limits
 
 # Logs and records of these lie beside the workers'.
 RESERVED_NAMES = frozenset({"master", "keeper"})
@@ -241,6 +242,24 @@ def _write_slots(slots: Slots) -> object:
     return {"threads": slots.threads} if isinstance(slots, Threads) else slots
 
 
+def _read_limits(value: object) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is no section of limits; write for instance {{nofile: 1024, fsize: 10GB}}")  # noqa: TRY004
+    read: dict[str, int] = {}
+    for name, said in value.items():
+        if name in limits.SIZES and said != 0:
+            read[name] = read_size(said)
+        elif type(said) is int:
+            read[str(name)] = said
+        else:
+            raise ValueError(f"limit {name}: {said!r} is no whole number")
+    try:
+        limits.read_limits(read)
+    except Refused as error:
+        raise ValueError(str(error)) from error
+    return read
+
+
 def _read_host(value: str) -> str:
     if value != "localhost":
         raise ValueError(f"host {value!r}: workers on other machines are not there yet; write localhost")
@@ -280,7 +299,14 @@ class Worker(Section):
     max_jobs_per_child: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = key(
         None, "A slot's process is replaced by a fresh one after so many jobs."
     )
-    user: Annotated[str | None, NotYet("another user", None)] = key(None, "Who it runs as.")
+    user: Annotated[str, Field(pattern=NAME)] | None = key(
+        None, "Who its jobs run as, if not whoever runs `up`: a name or number in quotes. Only root can do that."
+    )
+    limits: Annotated[dict[str, int], PlainValidator(_read_limits)] = key(
+        {},
+        "The system's limits on each of its processes (setrlimit): `as`, `core`, `cpu`, `fsize`, `nofile`, `nproc`; sizes may "
+        "be written as texts. `core` is 0 unless it is here.",
+    )
     port: Annotated[int, NotYet("ssh", 22)] = key(22, "Of the host's ssh server.")
     setup: Annotated[list[str], NotYet("setup", [])] = key([], "Commands to run first.")
     venv: Annotated[str | None, NotYet("venv", None)] = key(None, "Environment to make.")

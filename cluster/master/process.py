@@ -40,6 +40,7 @@ from cluster.master.statistics import StatisticsDuty
 from cluster.store.locate import open_store
 from cluster.store.passing import may_pass
 from cluster.wire.address import parse_address
+from cluster.wire.hiding import hide_memory
 from cluster.wire.keys import load_key, make_keys
 from cluster.wire.manager import ClusterManager
 from cluster.wire.server import ClusterServer
@@ -81,6 +82,7 @@ def run_master(config: MasterConfig) -> int:
         try:
             set_up_log(config.log_level, config.log_format)
             _raise_descriptor_limit()
+            hide_memory()
             service = Service(config)
         except ClusterError as error:
             tell_mistake("cluster master", error)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cluster.errors import ClusterError
+from cluster.wire.folders import make_private, require_unshared
 
 KEY_BYTES = 32
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -46,6 +47,9 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret(...)"
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a key has no state to show: hand on the path of its file")
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key is not pickled: hand on the path of its file")
 
@@ -56,7 +60,8 @@ def make_keys(directory: Path) -> dict[Role, Path]:
     Safe to call by several processes at once: whoever comes first makes a key, and it appears whole or not at all.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
+        require_unshared(directory)
     except OSError as error:
         raise ClusterError(f"the folder for keys, {directory}, can't be made: {error.strerror}") from error
     paths = {role: directory / f"{role.value}.key" for role in Role}

@@ -24,6 +24,7 @@ from typing import Any
 from cluster.errors import Refused
 from cluster.wire.address import Address, is_loopback_ip
 from cluster.wire.connection import ClusterConnection
+from cluster.wire.folders import EVERYBODY, require_unshared
 
 SERIALIZER = "cluster"
 DIAL_SECONDS = 5.0
@@ -158,6 +159,9 @@ def _bind_tcp(address: Address) -> socket.socket:
 
 def _bind_unix(address: Address) -> socket.socket:
     path = Path(address.path)
+    with contextlib.suppress(OSError):  # not there: `bind` says so
+        # Elsewhere anybody could put a socket of his own in place of ours. (In /tmp the sticky bit is against that.)
+        require_unshared(path.parent, EVERYBODY)
     _remove_stale(address, path)
     sock = socket.socket(socket.AF_UNIX)
     try:

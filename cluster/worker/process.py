@@ -16,6 +16,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -27,10 +28,13 @@ from cluster.errors import ClusterError, Refused
 from cluster.log_lines import set_up_log, tell_mistake
 from cluster.wire.address import Address, parse_address
 from cluster.wire.calls import MasterInfo, Nothing, Welcome
+from cluster.wire.hiding import hide_memory
 from cluster.wire.keys import Role, Secret, load_key
 from cluster.wire.proxy import connect_desk
 from cluster.wire.remote_work import RemoteWorkDesk
 from cluster.worker.config import WorkerConfig
+from cluster.worker.identity import Identity, find_identity, require_way
+from cluster.worker.limits import DEFAULTS, Limits, require_possible
 from cluster.worker.orphans import ORPHANS
 from cluster.worker.scratch import scratch_folder
 from cluster.worker.supervisor import Supervisor
@@ -59,6 +63,8 @@ class WorkerProcessConfig:
     env: tuple[tuple[str, str], ...] = ()
     max_jobs_per_child: int = 0  # 0: no end
     scratch: str = ""  # where the jobs' folders are made; empty: in the system's folder for temporary files
+    user: str = ""  # name or number of who jobs run as; empty: whoever the worker runs as
+    limits: Limits = tuple(DEFAULTS.items())
     drain_seconds: float = 60.0
     patience_seconds: float = 30.0  # for the first contact with the master
     ready_fd: int | None = None  # one line is written there once jobs are taken
@@ -85,10 +91,16 @@ def run_worker(config: WorkerProcessConfig) -> int:
     ORPHANS.adopt()
     try:
         set_up_log(config.log_level, config.log_format)
+        identity = find_identity(config.user) if config.user else None
+        require_possible(config.limits)
+        hide_memory()
         address, key = parse_address(config.address), load_key(Path(config.authkey_file))
         _meet(address, key, config.patience_seconds)
-        with scratch_folder(_scratch_parent(config), config.name) as scratch:
-            return _serve(config, address, key, scratch)
+        with scratch_folder(_scratch_parent(config), config.name, is_shared=identity is not None) as scratch:
+            if identity is not None:
+                require_way(identity, scratch)
+                _warn_of_modules(identity)
+            return _serve(config, address, key, _worker_config(config, scratch, identity))
     except (ClusterError, ValueError, OSError) as error:
         tell_mistake("cluster worker", error)
         return USERS_MISTAKE
@@ -136,7 +148,7 @@ def _meet(address: Address, key: Secret, patience_seconds: float) -> None:
     log.info("met master pid=%d address=%s store=%s", info.pid, info.address, info.store)
 
 
-def _serve(config: WorkerProcessConfig, address: Address, key: Secret, scratch: str) -> int:
+def _serve(config: WorkerProcessConfig, address: Address, key: Secret, work: WorkerConfig) -> int:
     signals = _Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signals)
@@ -148,7 +160,7 @@ def _serve(config: WorkerProcessConfig, address: Address, key: Secret, scratch: 
 
     caller = connect_desk("work", address, Role.WORKER, key, patience_seconds=CALL_PATIENCE_SECONDS)
     desk = RemoteWorkDesk(caller, on_welcome)
-    supervisor = Supervisor(desk, _worker_config(config, scratch))
+    supervisor = Supervisor(desk, work)
     supervisors.append(supervisor)
     supervisor.start()
     try:
@@ -185,7 +197,17 @@ def _drain(config: WorkerProcessConfig, supervisor: Supervisor, signals: _Signal
     return 1
 
 
-def _worker_config(config: WorkerProcessConfig, scratch: str) -> WorkerConfig:
+def _warn_of_modules(identity: Identity) -> None:
+    """Say what jobs of another user can't import, which is a riddle to who meets it in a job."""
+    folders = {str(Path(os.__file__).parent), *(path for path in sys.path if path and Path(path).is_dir())}
+    for folder in sorted(folders):
+        try:
+            require_way(identity, folder)
+        except Refused:
+            log.warning("unreadable folder=%s user=%s: jobs can import nothing from there", folder, identity.name)
+
+
+def _worker_config(config: WorkerProcessConfig, scratch: str, identity: Identity | None) -> WorkerConfig:
     return WorkerConfig(
         name=config.name,
         slots=config.slots,
@@ -195,6 +217,8 @@ def _worker_config(config: WorkerProcessConfig, scratch: str) -> WorkerConfig:
         env=config.env,
         max_jobs_per_child=config.max_jobs_per_child,
         scratch=scratch,
+        identity=identity,
+        limits=config.limits,
         max_result_bytes=MAX_RESULT_BYTES,
     )
 

@@ -84,7 +84,6 @@ def test_the_bare_word_off_is_off_although_yaml_makes_it_false() -> None:
         {"queues": {"gpu": {"priority": 10}}},
         {"queues": {"gpu": {"max_running": 4}}},
         {"workers": [{"host": "node1"}]},
-        {"workers": [{"user": "ana"}]},
         {"workers": [{"port": 2222}]},
         {"workers": [{"setup": ["true"]}]},
         {"workers": [{"venv": "auto"}]},
@@ -215,8 +214,21 @@ def test_defaults_retention_and_the_log_s_form_are_taken_as_written() -> None:
         ({"retention": {"max_size": "999kB"}}, "999000 bytes are less than a store takes without any job; write 1MB"),
         ({"retention": {"max_size": "2000000TB"}}, "is no size"),
         ({"log": {"format": "xml"}}, "'text' or 'json'"),
+        ({"workers": [{"limits": 7}]}, "7 is no section of limits"),
+        ({"workers": [{"limits": {"stack": 7}}]}, "no limit is called 'stack'; there are as, core, cpu"),
+        ({"workers": [{"limits": {"nofile": 3}}]}, "limit nofile must be at least 32, not 3"),
+        ({"workers": [{"limits": {"nofile": "1GB"}}]}, "limit nofile: '1GB' is no whole number"),
+        ({"workers": [{"limits": {"as": "1MB"}}]}, "limit as must be at least"),
+        ({"workers": [{"limits": {"fsize": "big"}}]}, "'big' is no size"),
     ],
     ids=str,
 )
 def test_what_no_cluster_could_keep_to_is_refused(data: dict[str, Any], said: str) -> None:
     assert said in fault(**data)
+
+
+def test_limits_are_read_as_sizes_or_numbers() -> None:
+    config = read(workers=[{"user": "nobody", "limits": {"nofile": 256, "fsize": "10GB", "core": 0}}])
+
+    assert config.workers[0].limits == {"nofile": 256, "fsize": 10**10, "core": 0}
+    assert config.workers[0].user == "nobody"
