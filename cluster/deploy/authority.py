@@ -365,7 +365,8 @@ class Authority:
             stage(key_path, certificates.key_pem(private), SECRET_MODE)
         stage(path, certificates.pem(signed), PUBLIC_MODE)
         earlier, refused = self._entries(), self._refused()
-        kept = [entry for entry in earlier if entry.not_after + FORGOTTEN_SECONDS >= now]
+        # What is revoked leaves that list first (`revoke`), which could not know its end otherwise.
+        kept = [old for old in earlier if old.not_after + FORGOTTEN_SECONDS >= now or old.serial in refused]
         if len(kept) >= MAX_ISSUED:
             raise Refused(f"an authority keeps {MAX_ISSUED} certificates at most; make another one")
         entry = Issued(_hexadecimal(signed), role, name, until, tuple(hosts))

@@ -261,10 +261,12 @@ def test_what_ended_long_ago_is_forgotten(authority: Authority, clock: Clock) ->
     assert [name for name, _ in states(authority)] == ["ana", "ben", "eve"]
 
     clock.now += 20 * DAY
-    authority.revoke("client", "eve")
     authority.issue("client", "kim")
+    assert states(authority) == [("ana", "revoked"), ("eve", "valid"), ("kim", "valid")]
+    authority.revoke("client", "eve")
+    authority.issue("client", "leo")
 
-    assert states(authority) == [("eve", "revoked"), ("kim", "valid")]
+    assert states(authority) == [("eve", "revoked"), ("kim", "valid"), ("leo", "valid")]
     assert len(list(x509.load_pem_x509_crl(authority.revoked.read_bytes()))) == 1
 
 
