@@ -13,3 +13,5 @@ class Peer(Struct, frozen=True):
     number: int  # grows with each connection of a server, and never repeats within it
     role: Role
     address: str  # where it comes from, for logs; over a UNIX socket: "unix"
+    name: str = ""  # as its certificate says; empty without TLS: then nobody has proved a name
+    serial: str = ""  # the certificate's, in hexadecimal
