@@ -104,8 +104,7 @@ def secure_caller(connection: ClusterConnection, tls: Tls, address: Address, dea
             context.wrap_socket(sock, server_side=False, server_hostname=host, do_handshake_on_connect=False)
         )
     )
-    stream.say_hello()
-    first = stream.peek(_left(deadline))
+    first = HANDSHAKE_RECORD if stream.say_hello() else stream.peek(_left(deadline))
     if not first:
         raise EOFError("it closed the connection instead of speaking TLS")
     if first == _PLAIN:

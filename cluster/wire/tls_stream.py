@@ -35,12 +35,14 @@ class TlsStream:
 
     # --- the handshake --------------------------------------------------------------------------------------------
 
-    def say_hello(self) -> None:
+    def say_hello(self) -> bool:
         """Send the first word of a caller's handshake, and wait for nothing."""
         import ssl
 
         with contextlib.suppress(ssl.SSLWantReadError):  # the timeout is still 0, and the answer is yet to come
             self._socket.do_handshake()
+            return True
+        return False
 
     def shake_hands(self, seconds: float) -> None:
         """Do the handshake, or what is left of it, within this time in all. Raises `ssl.SSLError` or another `OSError`."""
