@@ -9,9 +9,9 @@
 What is written on the command line goes before what the environment says. Operators' commands need the admin key, and
 workers theirs: from a file's `keys`, or, where only the environment names a key, `admin.key` or `worker.key` beside it.
 
-The certificate, if there is TLS, is what `--tls-ca`, `--tls-cert` and `--tls-key` name, else the environment's CLUSTER_TLS_CA,
-CLUSTER_TLS_CERT and CLUSTER_TLS_KEY. An operator's certificate will do for clients' commands too: they then connect as
-admin, with the admin key.
+The certificate, if there is TLS, is what `--tls-ca`, `--tls-cert` and `--tls-key` name, else what the file says
+(`master.tls`), else, with an address, what the environment's CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY name. An
+operator's certificate will do for clients' commands too: they then connect as admin, with the admin key.
 """
 
 from __future__ import annotations
@@ -88,28 +88,30 @@ class Found:
 
 def locate(where: Where, role: Role) -> Found:
     """The cluster that is meant. Raises `Refused` if none is, or no key goes with it."""
-    address, key = _locate(where, role)
-    return Found(address, key, certificate(where), where.insecure)
+    file = _file_of(where)
+    if file is None:
+        address = where.address or os.environ["CLUSTER_ADDRESS"]
+        return Found(address, _key_for_address(where, role), certificate(where), where.insecure)
+    return _from_file(file, where, role)
 
 
 def certificate(where: Where) -> TlsFiles | None:
-    """The certificate that is meant; None: there is no TLS. Raises `Refused` if only some of its files are named."""
+    """The certificate that is named; None: there is no TLS, or a file says which. Raises `Refused` for half of one."""
     from cluster.wire.tls import files_from, files_from_environment
 
     named = {"ca": where.tls_ca, "cert": where.tls_cert, "key": where.tls_key}
-    return files_from(named, "--tls-{}") or files_from_environment()
+    found = files_from(named, "--tls-{}")
+    # What the environment names goes with the address that it names, not with a file.
+    return found if found or _file_of(where) else files_from_environment()
 
 
-def _locate(where: Where, role: Role) -> tuple[str, Path]:
+def _file_of(where: Where) -> Path | None:
+    """The configuration that is meant; None: an address is."""
     if where.address and where.file:
         raise Refused("--address and --file both name a cluster; write the one that you mean")
-    if where.address:
-        return where.address, _key_for_address(where, role)
-    if where.file:
-        return _from_file(where.file, where, role)
-    if address := os.environ.get("CLUSTER_ADDRESS"):
-        return address, _key_for_address(where, role)
-    return _from_file(config_file(None), where, role)
+    if where.address or (not where.file and os.environ.get("CLUSTER_ADDRESS")):
+        return None
+    return where.file or config_file(None)
 
 
 def config_file(given: Path | None) -> Path:
@@ -186,10 +188,16 @@ def _key_for_address(where: Where, role: Role) -> Path:
     )
 
 
-def _from_file(file: Path, where: Where, role: Role) -> tuple[str, Path]:
+def _from_file(file: Path, where: Where, role: Role) -> Found:
     from cluster.deploy.commands import key_file
     from cluster.deploy.lifecycle import address_of
     from cluster.deploy.load import load_config
+    from cluster.deploy.tls import files_of
 
     config = load_config(file)
-    return address_of(config), where.authkey_file or key_file(config, role)
+    return Found(
+        address_of(config),
+        where.authkey_file or key_file(config, role),
+        certificate(where) or files_of(config, role),
+        where.insecure or config.master.insecure,
+    )

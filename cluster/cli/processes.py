@@ -144,8 +144,11 @@ def _master_tls(options: MasterOptions) -> TlsFiles | None:
 
 
 def _master_of(config: Config, ready_fd: int) -> MasterConfig:
+    from cluster.deploy.identity import MASTER
+    from cluster.deploy.tls import files_of, prepare
     from cluster.master.process import MasterConfig
 
+    prepare(config)
     return MasterConfig(
         bind=config.master.bind,
         store=config.master.store,
@@ -159,6 +162,8 @@ def _master_of(config: Config, ready_fd: int) -> MasterConfig:
         log_level=config.log.level,
         log_format=config.log.format,
         ready_fd=ready_fd,
+        tls=files_of(config, MASTER),
+        insecure=config.master.insecure,
     )
 
 
