@@ -19,6 +19,7 @@ import pytest
 import cluster
 from cluster.deploy import lifecycle, tls
 from cluster.deploy.authority import Authority
+from cluster.deploy.commands import key_file
 from cluster.deploy.load import load_config
 from cluster.deploy.processes import MARK, marked_processes
 from cluster.deploy.renewal import LOOK_SECONDS, Renewal
@@ -26,8 +27,11 @@ from cluster.deploy.runtime import Runtime, Snapshot
 from cluster.deploy.schema import Config
 from cluster.deploy.status import status
 from cluster.errors import ClusterError, Refused
-from cluster.wire.keys import Role
+from cluster.wire.address import parse_address
+from cluster.wire.calls import Nothing
+from cluster.wire.keys import Role, load_key
 from cluster.wire.messages import WorkerInfo
+from cluster.wire.proxy import connect_desk
 from tests.acceptance.programs import Program, wait_until
 
 DAY = 86400.0
@@ -158,6 +162,18 @@ def log(config: Config, part: str) -> str:
 
 def workers_that_are(c: cluster.Cluster, state: str) -> list[WorkerInfo]:
     return [info for info in c.workers() if info.state == state]
+
+
+def test_no_connection_of_many_waits_for_a_handshake_that_is_done(tmp_path: Path) -> None:
+    with brought_up(read(tmp_path)) as config:
+        where, key = parse_address(lifecycle.address_of(config)), load_key(key_file(config, Role.CLIENT))
+        for _ in range(60):
+            # Whether the master's answer is there before the caller has looked, is chance: one in six, measured.
+            desk = connect_desk(
+                "admin", where, Role.CLIENT, key, patience_seconds=5, tls=tls.files_of(config, Role.CLIENT)
+            )
+            desk.call("ping", Nothing())  # raises, should it wait for longer
+            desk.close()
 
 
 def test_certificates_that_somebody_else_made_are_used_where_the_file_says(tmp_path: Path) -> None:
