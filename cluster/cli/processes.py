@@ -25,6 +25,7 @@ from cluster.wire.keys import Role
 if TYPE_CHECKING:
     from cluster.deploy.schema import Config
     from cluster.master.process import MasterConfig
+    from cluster.wire.tls import TlsFiles
     from cluster.worker.process import WorkerProcessConfig
 
 START = "start"
@@ -73,6 +74,17 @@ class MasterOptions:
     drain_timeout: DrainTimeout = "60s"
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    # Not from the environment: what is set there is a client's certificate.
+    tls_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: the authority's certificate.")] = None
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: the master's certificate.")] = None
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: the key of that certificate.")] = None
+    tls_revoked: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="TLS: the authority's list.", show_default="revoked.pem beside ca.pem, if it is there"
+        ),
+    ] = None
+    insecure: find.Insecure = False
 
 
 def master(
@@ -119,12 +131,28 @@ def read_master(
         log_level=read_level(options.log_level),
         log_format=read_format(options.log_format),
         ready_fd=ready_fd,
+        tls=_master_tls(options),
+        insecure=options.insecure,
     )
 
 
+def _master_tls(options: MasterOptions) -> TlsFiles | None:
+    import msgspec
+
+    from cluster.wire.tls import files_from
+
+    found = files_from({"ca": options.tls_ca, "cert": options.tls_cert, "key": options.tls_key}, "--tls-{}")
+    if found is None and options.tls_revoked:
+        raise Refused("--tls-revoked goes with --tls-ca, --tls-cert and --tls-key")
+    return found and msgspec.structs.replace(found, revoked=options.tls_revoked)
+
+
 def _master_of(config: Config, ready_fd: int) -> MasterConfig:
+    from cluster.deploy.identity import MASTER
+    from cluster.deploy.tls import files_of, prepare
     from cluster.master.process import MasterConfig
 
+    prepare(config)
     return MasterConfig(
         bind=config.master.bind,
         store=config.master.store,
@@ -138,6 +166,8 @@ def _master_of(config: Config, ready_fd: int) -> MasterConfig:
         log_level=config.log.level,
         log_format=config.log.format,
         ready_fd=ready_fd,
+        tls=files_of(config, MASTER),
+        insecure=config.master.insecure,
     )
 
 
@@ -151,9 +181,10 @@ def _load(file: Path) -> Config:
 class WorkerOptions:
     """How a worker is started."""
 
-    name: Annotated[str | None, typer.Option(help="What it is called in listings.", show_default="the host's name")] = (
-        None
-    )
+    name: Annotated[
+        str | None,
+        typer.Option(help="What it is called in listings.", show_default="the certificate's, else the host's name"),
+    ] = None
     slots: Annotated[
         str, typer.Option(metavar="N", help="Jobs at a time: a number, auto (one per cpu), or threads:N.")
     ] = "auto"
@@ -189,6 +220,10 @@ class WorkerOptions:
     drain_timeout: DrainTimeout = "60s"
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    tls_ca: find.TlsCa = None
+    tls_cert: find.TlsCert = None
+    tls_key: find.TlsKey = None
+    insecure: find.Insecure = False
 
 
 @worker_app.command(START, hidden=True)
@@ -216,12 +251,20 @@ def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerPr
             f"{address!r} is neither an address nor a command; write cluster worker tcp://HOST:PORT to start one, "
             f"or list, show, drain or undrain"
         )
-    found = find.locate(find.Where(address=address, authkey_file=options.authkey_file), Role.WORKER)
+    where = find.Where(
+        address=address,
+        authkey_file=options.authkey_file,
+        tls_ca=options.tls_ca,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        insecure=options.insecure,
+    )
+    found = find.locate(where, Role.WORKER)
     slots, threads = parse_slots(options.slots, usable_cpus())
     return WorkerProcessConfig(
         address=found.address,
         authkey_file=str(found.key),
-        name=options.name or socket.gethostname(),
+        name=options.name or _default_name(found.tls),
         slots=slots,
         threads=threads,
         resources=tuple(sorted(read_pairs("--resource", "gpu=1", options.resource or (), read_amount).items())),
@@ -235,7 +278,15 @@ def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerPr
         ready_fd=None if ready_fd < 0 else ready_fd,
         log_level=read_level(options.log_level),
         log_format=read_format(options.log_format),
+        tls=found.tls,
+        insecure=found.insecure,
     )
+
+
+def _default_name(tls: TlsFiles | None) -> str:
+    from cluster.wire.tls import own_identity
+
+    return own_identity(tls).name if tls else socket.gethostname()
 
 
 def read_level(level: str) -> str:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from cluster.deploy.identity import MASTER
 from cluster.deploy.processes import MARK, ProcessName, marked_processes
 from cluster.deploy.quantities import write_duration
 from cluster.deploy.runtime import Runtime, Snapshot
 from cluster.deploy.schema import Config, Threads, Worker
+from cluster.deploy.tls import dialled, files_of
+from cluster.wire.keys import Role
+from cluster.wire.tls import TlsFiles
 
 
 class Part(Struct, frozen=True):
@@ -98,6 +102,7 @@ def _master_command(config: Config, address: str) -> tuple[str, ...]:
         *("--drain-timeout", write_duration(config.drain.timeout)),
         *_terms(config),
         *_log(config),
+        *_security(config, files_of(config, MASTER)),
     )
 
 
@@ -123,15 +128,23 @@ def _log(config: Config) -> tuple[str, ...]:
     return ("--log-level", config.log.level, "--log-format", config.log.format)
 
 
+def _security(config: Config, files: TlsFiles | None) -> Iterator[str]:
+    if files is not None:
+        yield from ("--tls-ca", str(files.ca), "--tls-cert", str(files.cert), "--tls-key", str(files.key))
+    if config.master.insecure:
+        yield "--insecure"
+
+
 def _worker_command(config: Config, worker: Worker, address: str, runtime: Runtime) -> tuple[str, ...]:
     slots = f"threads:{worker.slots.threads}" if isinstance(worker.slots, Threads) else str(worker.slots)
     command = [
-        *(worker.python or sys.executable, "-P", "-m", "cluster", "worker", address),
+        *(worker.python or sys.executable, "-P", "-m", "cluster", "worker", dialled(address)),
         *("--name", worker.name),
         *("--slots", slots),
         *("--authkey-file", str(key_file(config, "worker"))),
         *("--drain-timeout", write_duration(config.drain.timeout)),
         *_log(config),
+        *_security(config, files_of(config, Role.WORKER, worker.name)),
     ]
     for kind, many in sorted(worker.resources.items()):
         command += ["--resource", f"{kind}={many}"]

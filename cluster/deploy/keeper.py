@@ -5,7 +5,8 @@
                      └── run/NAME/*.json           └── logs/*.log
 
 It has one thread, which sleeps on a pidfd of each process (so that a death is noticed at once, adopted processes
-included), on the pipe of each that is not ready yet, and on signals. Whatever wakes it, it looks at every part.
+included), on the pipe of each that is not ready yet, and on signals. Whatever wakes it, it looks at every part. With TLS it
+has certificates looked at once a day (renewal.py).
 
     SIGTERM, SIGINT   workers drain, then the master, then it ends; the second time everything is killed
     SIGQUIT           everything is killed at once
@@ -35,6 +36,7 @@ from pathlib import Path
 from cluster.deploy.commands import Part, log_of, parts_of, running_parts
 from cluster.deploy.kept_part import KeptPart
 from cluster.deploy.processes import name_process
+from cluster.deploy.renewal import Renewal
 from cluster.deploy.runtime import Runtime
 from cluster.deploy.schema import Config
 from cluster.log_lines import set_up_log
@@ -61,6 +63,7 @@ class Keeper:
         self._max_log_bytes = config.log.max_size
         self._stops = 0
         self._is_hopeful = False  # SIGHUP came
+        self._renewal = Renewal(runtime.folder, time.monotonic()) if config.master.tls != "off" else None
 
     def run(self) -> None:
         """Keep, until stopped; returns when no part runs any more."""
@@ -72,6 +75,8 @@ class Keeper:
                 if self._stops and all(part.is_over for part in self._parts):
                     return
                 self._rotate_logs()
+                if self._renewal is not None:
+                    self._renewal.look(time.monotonic())
                 self._sleep(alarm)
 
     # --- one turn ---------------------------------------------------------------------------------------------------

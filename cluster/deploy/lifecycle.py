@@ -28,6 +28,7 @@ from cluster.deploy.kept_part import LOG_FLAGS
 from cluster.deploy.processes import MARK, ProcessName, marked_processes, wait_gone
 from cluster.deploy.runtime import Runtime, Snapshot
 from cluster.deploy.schema import Config
+from cluster.deploy.tls import dialled, prepare
 from cluster.errors import ClusterError, MasterUnavailable, Refused
 from cluster.wire.address import parse_address
 from cluster.wire.folders import make_private, require_unshared
@@ -65,6 +66,7 @@ def up(config: Config, *, timeout_seconds: float = UP_SECONDS, python_path: Sequ
             if not record.process.is_alive():
                 runtime.forget_part(name)  # so that what is read below is what this keeper wrote
         try:
+            prepare(config)
             _see_to_keeper(runtime, config)
             _wait_ready(runtime, config, deadline)
         except BaseException:
@@ -92,9 +94,9 @@ def down(config: Config, *, now: bool = False) -> int:
 
 
 def address_of(config: Config) -> str:
-    """Where the cluster listens: what it was brought up as, else what the file says."""
+    """Where this host's programs find the cluster: by what it was brought up as, else by what the file says."""
     snapshot = Runtime.of(config).snapshot()
-    return config.master.bind if snapshot is None else snapshot.address
+    return dialled(config.master.bind if snapshot is None else snapshot.address)
 
 
 # --- up -----------------------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def test_a_stock_manager_s_client_and_a_hostile_pickle_get_nowhere_though_they_k
         jobs = client.stats().submitted
 
     for role in Role:
-        key = load_key(lab.folder / "keys" / f"{role}.key").reveal()
+        key = load_key(lab.folder / "keys" / f"{role}.key").secrets()[0].reveal()
         stock = BaseManager((address.host, address.port), authkey=key)
         with pytest.raises((EOFError, OSError, multiprocessing.AuthenticationError)):
             stock.connect()

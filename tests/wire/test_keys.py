@@ -26,7 +26,7 @@ def test_each_role_gets_a_key_of_its_own_that_only_its_owner_reads(tmp_path: Pat
     assert {role: path.name for role, path in paths.items()} == {role: f"{role}.key" for role in Role}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in paths.values())
     assert stat.S_IMODE((tmp_path / "deep" / "keys").stat().st_mode) == 0o700
-    assert len({load_key(path).reveal() for path in paths.values()}) == len(Role)
+    assert len({load_key(path).secrets()[0].reveal() for path in paths.values()}) == len(Role)
     assert sorted(path.name for path in (tmp_path / "deep" / "keys").iterdir()) == [
         "admin.key",
         "client.key",
@@ -35,9 +35,9 @@ def test_each_role_gets_a_key_of_its_own_that_only_its_owner_reads(tmp_path: Pat
 
 
 def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
-    before = {role: load_key(path).reveal() for role, path in make_keys(tmp_path).items()}
+    before = {role: load_key(path).secrets()[0].reveal() for role, path in make_keys(tmp_path).items()}
 
-    after = {role: load_key(path).reveal() for role, path in make_keys(tmp_path).items()}
+    after = {role: load_key(path).secrets()[0].reveal() for role, path in make_keys(tmp_path).items()}
 
     assert after == before
 
@@ -48,7 +48,7 @@ def test_starts_at_the_same_moment_agree_on_the_keys(tmp_path: Path) -> None:
 
     def make() -> None:
         barrier.wait()
-        found.append(load_key(make_keys(tmp_path)[Role.CLIENT]).reveal())
+        found.append(load_key(make_keys(tmp_path)[Role.CLIENT]).secrets()[0].reveal())
 
     threads = [threading.Thread(target=make) for _ in range(8)]
     for thread in threads:
