@@ -3,20 +3,21 @@
     caller                                master
       │ TLS hello                           │ peeks: is it TLS at all?
       ├────────────────────────────────────►│
-      │ peeks: is the answer TLS?           │
+      │ is the answer TLS? ours, in plain?  │
       │◄────────────────────────────────────┤ certificate: a master's, for this host, of our authority?
       │ certificate                         │
       ├────────────────────────────────────►│ of our authority, in its time, whose?
       │     (an alert, perhaps much later)  │
       │◄────────────────────────────────────┤
 
-Done in the thread of the connection, within the one deadline of its handshake; nobody else waits for it. Both sides look
-at the first byte before OpenSSL does: so a program without TLS, or a master that is too busy to begin any, is answered
-and understood in the handshake's plain frames.
+Done in the thread of the connection, within the one deadline of its handshake; nobody else waits for it. A program without
+TLS, or a master that is too busy to begin any, is answered and understood in the handshake's plain frames: the master
+looks at the first byte before OpenSSL does, and a caller reads on where OpenSSL has given up.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from typing import TYPE_CHECKING
@@ -30,11 +31,11 @@ from cluster.wire.tls_stream import TlsStream
 if TYPE_CHECKING:
     import ssl
 
-# What a TLS connection begins with: a handshake's record, or an alert's. A plain frame begins with 0.
+# What a caller's side of TLS begins with. A plain frame begins with 0.
 HANDSHAKE_RECORD = b"\x16"
-_ALERT_RECORD = b"\x15"
-_PLAIN = b"\x00"
-_HEADER_BYTES = 4
+# OpenSSL reads five bytes before it finds that they head no record: of a plain answer its length and its first byte.
+_MAGIC, _REST = b"\x89", b"CLUSTER"
+_MAX_ANSWER_BYTES = 64
 
 # By OpenSSL's names for X.509 errors (X509_V_ERR_...): those that mean something to do.
 _NOT_YET_VALID, _HAS_EXPIRED = 9, 10
@@ -104,20 +105,19 @@ def secure_caller(connection: ClusterConnection, tls: Tls, address: Address, dea
             context.wrap_socket(sock, server_side=False, server_hostname=host, do_handshake_on_connect=False)
         )
     )
-    first = HANDSHAKE_RECORD if stream.say_hello() else stream.peek(_left(deadline))
-    if not first:
-        raise EOFError("it closed the connection instead of speaking TLS")
-    if first == _PLAIN:
-        return _plain_frame(stream, deadline)
-    if first not in {HANDSHAKE_RECORD, _ALERT_RECORD}:
-        raise Refused(f"what listens at {address} is no cluster master; is the port right?")
     try:
         stream.shake_hands(_left(deadline))
     except ssl.SSLCertVerificationError as error:
         raise Refused(_fault_of_master(error, address, tls)) from None
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        raise EOFError("it closed the connection instead of speaking TLS") from None
     except ssl.SSLError as error:
-        raise certificate_refused(error, address, tls) or Refused(
-            f"no TLS can be spoken with {address}: {_plainly(error.reason or 'it broke off')}"
+        if refused := certificate_refused(error, address, tls):
+            raise refused from None
+        if plain := _plain_answer(stream, deadline):
+            return plain
+        raise Refused(
+            f"what listens at {address} speaks no TLS ({_plainly(error.reason or str(error))}); is the port right?"
         ) from None
     identity = identity_in(stream.peer())
     if identity is None or identity.role != MASTER:
@@ -140,14 +140,13 @@ def certificate_refused(error: OSError, address: Address, tls: Tls) -> Refused |
     )
 
 
-def _plain_frame(stream: TlsStream, deadline: float) -> bytes:
+def _plain_answer(stream: TlsStream, deadline: float) -> bytes:
+    """The frame of a master that does not speak TLS (now); empty: it is something else."""
     data = b""
-    while len(data) < _HEADER_BYTES or len(data) < _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES], "big"):
-        more = stream.receive_bare(_left(deadline), 64)
-        if not more or int.from_bytes(data[:_HEADER_BYTES], "big") > 64:  # noqa: PLR2004  # no such answer is that long
-            break
-        data += more
-    return data[_HEADER_BYTES:]
+    with contextlib.suppress(OSError):
+        while len(data) < _MAX_ANSWER_BYTES and (more := stream.receive_bare(_left(deadline), _MAX_ANSWER_BYTES)):
+            data += more
+    return _MAGIC + data if data.startswith(_REST) else b""
 
 
 def _fault_of_master(error: ssl.SSLCertVerificationError, address: Address, tls: Tls) -> str:

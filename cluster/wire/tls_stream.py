@@ -10,7 +10,6 @@ hand out what follows as plain text.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,24 +34,10 @@ class TlsStream:
 
     # --- the handshake --------------------------------------------------------------------------------------------
 
-    def say_hello(self) -> bool:
-        """Send the first word of a caller's handshake, and wait for nothing."""
-        import ssl
-
-        with contextlib.suppress(ssl.SSLWantReadError):  # the timeout is still 0, and the answer is yet to come
-            self._socket.do_handshake()
-            return True
-        return False
-
     def shake_hands(self, seconds: float) -> None:
-        """Do the handshake, or what is left of it, within this time in all. Raises `ssl.SSLError` or another `OSError`."""
+        """Do the handshake within this time in all. Raises `ssl.SSLError` or another `OSError`."""
         self._wait_at_most(seconds)
         self._socket.do_handshake()
-
-    def peek(self, seconds: float) -> bytes:
-        """The first byte that has arrived, as it was sent and left where it is; empty at the end."""
-        self._wait_at_most(seconds)
-        return socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
 
     def receive_bare(self, seconds: float, most: int = 64 * 1024) -> bytes:
         """What has arrived, as it was sent."""
