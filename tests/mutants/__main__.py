@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.mutants.operators import Mutant, mutants
 from tests.mutants.trial import (
     BROKEN,
@@ -113,13 +111,12 @@ class Judge:
         self._say(f"{len(session.items)} tests, rehearsed in {time.monotonic() - began:.0f} s")
         for number, mutant in enumerate(self._chosen):
             if mutant.scope:
-                order = rehearsal.order(mutant, session.items)
-                self._note(number, in_fork(lambda mutant=mutant, order=order: _try_function(session, order, mutant)))  # type: ignore[misc]
+                self._note(number, in_fork(lambda mutant=mutant: _try_function(session, rehearsal, mutant)))  # type: ignore[misc]
 
     def _try_import(self, mutant: Mutant) -> int:
-        bounded()
-        sys.meta_path.insert(0, Importer(mutant))
         rehearsal = Rehearsal(self._rehearsal_file)
+        bounded(10.0 + rehearsal.all_seconds)  # all tests are imported and collected first
+        sys.meta_path.insert(0, Importer(mutant))
         verdicts: list[int] = []
         run_pytest(
             Session(lambda session: verdicts.append(session.run(rehearsal.order(mutant, session.items)))), self._tests
@@ -156,8 +153,9 @@ class Judge:
         self._out.write(f"{text}\n")
 
 
-def _try_function(session: Session, order: Sequence[pytest.Item], mutant: Mutant) -> int:
-    bounded()
+def _try_function(session: Session, rehearsal: Rehearsal, mutant: Mutant) -> int:
+    order = rehearsal.order(mutant, session.items)
+    bounded(rehearsal.seconds_of(order))
     return session.run(order) if put_in(mutant) else BROKEN
 
 
@@ -173,13 +171,13 @@ def _numbers(file: Path) -> list[int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 if at least the wanted share was found."""
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
-    parser.add_argument("--module", default="", help="only modules whose path holds this")
+    parser.add_argument("--module", default="", help="only modules whose path holds this, or one of these (a,b)")
     parser.add_argument("--every", type=int, default=1, help="only each so many-th mutant")
     parser.add_argument("--own", action="store_true", help="only with the tests of the module itself")
     parser.add_argument("--least", type=float, default=90.0, help="per cent that must be found in each module")
     said = parser.parse_args(arguments)
     os.environ["HYPOTHESIS_PROFILE"] = "mutants"
-    paths = [path for path in deciding_modules() if said.module in path]
+    paths = [path for path in deciding_modules() if any(part in path for part in said.module.split(","))]
     chosen = [mutant for path in paths for mutant in mutants_of(path)][:: said.every]
     if not chosen:
         sys.exit(f"no module's path holds {said.module!r}")

@@ -40,7 +40,7 @@ LEFT_OUT = ("tests/master/test_process.py",)
 
 # Exit statuses of a trial; any other one (a signal, a traceback) is as good as a failed test.
 SURVIVED, KILLED, BROKEN = 0, 10, 11
-CPU_SECONDS = 60
+CPU_SECONDS = 4.0  # and three times what the tests take without a fault
 MEMORY_BYTES = 8 << 30
 WALL_SECONDS = 180.0
 
@@ -78,9 +78,10 @@ def in_fork(run: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def bounded() -> None:
-    """Hold this process to what a trial may take."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+def bounded(seconds: float) -> None:
+    """Hold this process to what a trial may take, if its tests take so long."""
+    most = int(CPU_SECONDS + 3 * seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -108,7 +109,8 @@ class Session:
         )
         conftest.processes_of_this_run = list
         self.items = session.items
-        self._use(self)
+        if not session.testsfailed:  # all could be collected
+            self._use(self)
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -152,6 +154,7 @@ class Rehearsal:
         told = json.loads(answer.read_text())
         self._seconds: dict[str, float] = told["seconds"]
         self._lines: dict[str, dict[str, list[str]]] = told["lines"]
+        self.all_seconds = sum(self._seconds.values())
 
     def witnesses(self, mutant: Mutant) -> set[str]:
         """The tests that run the mutant's line; all, where that is at import."""
@@ -159,6 +162,10 @@ class Rehearsal:
             return set(self._seconds)
         lines = self._lines.get(mutant.path, {})
         return {test for line in range(mutant.line, mutant.last_line + 1) for test in lines.get(str(line), ())}
+
+    def seconds_of(self, items: Sequence[pytest.Item]) -> float:
+        """How long these tests took."""
+        return sum(self._seconds[item.nodeid] for item in items)
 
     def order(self, mutant: Mutant, items: Sequence[pytest.Item]) -> list[pytest.Item]:
         """The witnesses among these tests: the module's own first, the quick ones of each sort before the slow."""
