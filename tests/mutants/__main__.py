@@ -110,17 +110,21 @@ class Judge:
         rehearsal = Rehearsal(self._rehearsal_file)
         self._say(f"{len(session.items)} tests, rehearsed in {time.monotonic() - began:.0f} s")
         for number, mutant in enumerate(self._chosen):
+            if number and mutant.path != self._chosen[number - 1].path:
+                self._say(f"{number} of {len(self._chosen)} tried: {mutant.path} is next")
             if mutant.scope:
                 self._note(number, in_fork(lambda mutant=mutant: _try_function(session, rehearsal, mutant)))  # type: ignore[misc]
 
     def _try_import(self, mutant: Mutant) -> int:
         rehearsal = Rehearsal(self._rehearsal_file)
-        bounded(10.0 + rehearsal.all_seconds)  # all tests are imported and collected first
+        bounded()
         sys.meta_path.insert(0, Importer(mutant))
         verdicts: list[int] = []
-        run_pytest(
-            Session(lambda session: verdicts.append(session.run(rehearsal.order(mutant, session.items)))), self._tests
-        )
+
+        def use(session: Session) -> None:
+            verdicts.append(session.run(rehearsal.order(mutant, session.items), rehearsal.seconds))
+
+        run_pytest(Session(use), self._tests)
         return verdicts[0] if verdicts else BROKEN  # it could not even be collected
 
     def _note(self, number: int, status: int) -> None:
@@ -154,9 +158,8 @@ class Judge:
 
 
 def _try_function(session: Session, rehearsal: Rehearsal, mutant: Mutant) -> int:
-    order = rehearsal.order(mutant, session.items)
-    bounded(rehearsal.seconds_of(order))
-    return session.run(order) if put_in(mutant) else BROKEN
+    bounded()
+    return session.run(rehearsal.order(mutant, session.items), rehearsal.seconds) if put_in(mutant) else BROKEN
 
 
 def _append(file: Path, number: int) -> None:

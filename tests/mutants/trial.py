@@ -23,8 +23,9 @@ import resource
 import select
 import signal
 import sys
+import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ LEFT_OUT = ("tests/master/test_process.py",)
 
 # Exit statuses of a trial; any other one (a signal, a traceback) is as good as a failed test.
 SURVIVED, KILLED, BROKEN = 0, 10, 11
-CPU_SECONDS = 4.0  # and three times what the tests take without a fault
+TEST_SECONDS, TEST_FACTOR = 1.0, 5.0  # of processor time, and so many times what the test takes without a fault
 MEMORY_BYTES = 8 << 30
 WALL_SECONDS = 180.0
 
@@ -78,10 +79,8 @@ def in_fork(run: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def bounded(seconds: float) -> None:
-    """Hold this process to what a trial may take, if its tests take so long."""
-    most = int(CPU_SECONDS + 3 * seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))
+def bounded() -> None:
+    """Hold this process to what a trial may take; see `Session.run` for each of its tests."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -117,10 +116,12 @@ class Session:
         if report.failed and self.is_trial:
             os._exit(KILLED)
 
-    def run(self, items: Sequence[pytest.Item]) -> int:
-        """Run these tests in this order; does not return after the first that fails."""
+    def run(self, items: Sequence[pytest.Item], seconds: Mapping[str, float]) -> int:
+        """Run these tests in this order; does not return after the first that fails, or takes much longer than it did."""
         self.is_trial = True
         for item, after in zip(items, [*items[1:], None], strict=True):
+            # The signal's default action ends the process. The real-time one is pytest-timeout's.
+            signal.setitimer(signal.ITIMER_VIRTUAL, TEST_SECONDS + TEST_FACTOR * seconds[item.nodeid])
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
         return SURVIVED
 
@@ -132,9 +133,9 @@ class Session:
         tracer.start()
         for item, after in zip(self.items, [*self.items[1:], None], strict=True):
             tracer.switch_context(item.nodeid)
-            before = os.times()
+            before = time.process_time()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
-            seconds[item.nodeid] = os.times().elapsed - before.elapsed
+            seconds[item.nodeid] = time.process_time() - before
         tracer.stop()
         data = tracer.get_data()
         lines = {
@@ -152,20 +153,15 @@ class Rehearsal:
 
     def __init__(self, answer: Path) -> None:
         told = json.loads(answer.read_text())
-        self._seconds: dict[str, float] = told["seconds"]
+        self.seconds: dict[str, float] = told["seconds"]
         self._lines: dict[str, dict[str, list[str]]] = told["lines"]
-        self.all_seconds = sum(self._seconds.values())
 
     def witnesses(self, mutant: Mutant) -> set[str]:
         """The tests that run the mutant's line; all, where that is at import."""
         if not mutant.scope:
-            return set(self._seconds)
+            return set(self.seconds)
         lines = self._lines.get(mutant.path, {})
         return {test for line in range(mutant.line, mutant.last_line + 1) for test in lines.get(str(line), ())}
-
-    def seconds_of(self, items: Sequence[pytest.Item]) -> float:
-        """How long these tests took."""
-        return sum(self._seconds[item.nodeid] for item in items)
 
     def order(self, mutant: Mutant, items: Sequence[pytest.Item]) -> list[pytest.Item]:
         """The witnesses among these tests: the module's own first, the quick ones of each sort before the slow."""
@@ -173,9 +169,9 @@ class Rehearsal:
         return sorted(
             (item for item in items if item.nodeid in wanted),
             key=lambda item: (
-                self._seconds[item.nodeid] > 1.0,
+                self.seconds[item.nodeid] > 1.0,
                 not item.nodeid.startswith(own),
-                self._seconds[item.nodeid],
+                self.seconds[item.nodeid],
             ),
         )
 

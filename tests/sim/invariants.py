@@ -136,7 +136,7 @@ def _check_dependants(board: Board) -> None:
         for name, job in waiting.items():
             _require(board.jobs.get(name) is job, f"{name} waits for {dependency} and is not on the board")
             _require(dependency in job.spec.after, f"{name} waits for {dependency}, which it did not name")
-    wanted = Counter(name for job in board.jobs.values() if not job.is_terminal for name in job.spec.inputs)
+    wanted = Counter(name for job in board.jobs.values() if not job.is_settled for name in job.spec.inputs)
     _require(wanted == board.inputs_needed, f"inputs needed are {dict(wanted)}, counted {board.inputs_needed}")
 
 
