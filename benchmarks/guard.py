@@ -26,15 +26,18 @@ from enum import StrEnum
 from pathlib import Path
 from statistics import median
 
+from benchmarks.drivers import driver_of
 from benchmarks.fresh import PROJECT, RunFailed, run_python
-from benchmarks.measuring import Reading, Request
+from benchmarks.measuring import Request, measure_driver
 from benchmarks.plan import FULL, Contender, Side, Size, Workload
 from benchmarks.rounds import rotated
 
+UNMEASURED_STATUS = 2
+POINT = "--point"
 ROUNDS = 7
 SIZE = replace(FULL, throughput_jobs=3_000, latency_round_trips=300, warm_up_jobs=100)
 QUICK_SIZE = replace(FULL, throughput_jobs=200, latency_round_trips=30, warm_up_jobs=20)
-SIDES = (Side.MEMORY, Side.SQLITE, Side.TCP)
+SIDES = {"memory": Side.MEMORY, "sqlite": Side.SQLITE, "tcp": Side.TCP}
 FIGURES = {Workload.THROUGHPUT: "jobs", Workload.LATENCY: "p50"}
 ERRORS = 3.0  # six figures are judged at once
 MIN_LOSS = 0.02
@@ -77,8 +80,7 @@ def compare(side: Side, workload: Workload, found: dict[Turn, Sequence[float]]) 
     sign = 1.0 if workload is Workload.THROUGHPUT else -1.0
     between = [math.log(first / second) for first, second in zip(old, again, strict=True)]
     changes = [
-        sign * math.log(value / math.sqrt(first * second))
-        for value, first, second in zip(new, old, again, strict=True)
+        sign * math.log(value / math.sqrt(first * second)) for value, first, second in zip(new, old, again, strict=True)
     ]
     rounds = len(changes)
     spread = math.sqrt(sum(one * one for one in between) / rounds)
@@ -91,12 +93,24 @@ def compare(side: Side, workload: Workload, found: dict[Turn, Sequence[float]]) 
     return Comparison(side, workload, median([*old, *again]), median(new), change, noise, verdict)
 
 
-def measure(project: Path, side: Side, workload: Workload, size: Size) -> float:
-    """One figure of the kit in this folder. Raises `RunFailed`."""
-    request = Request(Contender(side), workload, size).to_json()
-    run = run_python("-m", "benchmarks.measuring", request, project=project)
-    readings = [Reading(**fields) for fields in json.loads(run.output.splitlines()[-1])]
-    return next(reading.value for reading in readings if reading.figure == FIGURES[workload])
+def measure(project: Path, side: Side, size: Size) -> dict[Workload, float]:
+    """Both figures of one side of the kit in this folder, from a fresh process. Raises `RunFailed`."""
+    said = Request(Contender(side), Workload.THROUGHPUT, size).to_json()
+    run = run_python("-m", "benchmarks.guard", POINT, said, project=project)
+    return {Workload(name): value for name, value in json.loads(run.output.splitlines()[-1]).items()}
+
+
+def measure_here(request: Request) -> dict[Workload, float]:
+    """Both figures, of one cluster: to start and stop one takes longer than to measure it."""
+    found: dict[Workload, float] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="cluster-guard-") as scratch,
+        driver_of(request.contender, Path(scratch)) as driver,
+    ):
+        for workload, name in FIGURES.items():
+            readings = measure_driver(driver, workload, request.size)
+            found[workload] = next(reading.value for reading in readings if reading.figure == name)
+    return found
 
 
 def check_out(commit: str, folder: Path) -> None:
@@ -116,13 +130,18 @@ def git(*arguments: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        sys.exit(f"benchmarks.guard: git {arguments[0]} failed: {done.stderr.strip()}")
+        print(f"benchmarks.guard: git {' '.join(arguments)} failed: {done.stderr.strip()}", file=sys.stderr)
+        sys.exit(UNMEASURED_STATUS)
     return done.stdout.strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure both commits; 1 if the new one is slower, 2 if one could not be measured."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == [POINT]:
+        print(json.dumps(measure_here(Request.from_json(given[1]))))
+        return 0
+    options = parser().parse_args(given)
     commits = {name: git("rev-parse", "--short", f"{name}^{{commit}}") for name in (options.old, options.new)}
     with tempfile.TemporaryDirectory(prefix="cluster-guard-") as folder:
         # Three folders, so that "old again" is as far from "old" on the disk as "new" is.
@@ -130,10 +149,10 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             for turn, project in projects.items():
                 check_out(options.new if turn is Turn.NEW else options.old, project)
-            found = run_rounds(projects, options.rounds, QUICK_SIZE if options.quick else SIZE)
+            found = run_rounds(projects, options.sides, options.rounds, QUICK_SIZE if options.quick else SIZE)
         except RunFailed as error:
             print(f"benchmarks.guard: {error}", file=sys.stderr)
-            return 2
+            return UNMEASURED_STATUS
         finally:
             for project in projects.values():
                 if project.exists():
@@ -145,22 +164,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_rounds(
-    projects: dict[Turn, Path], rounds: int, size: Size
+    projects: dict[Turn, Path], sides: Sequence[Side], rounds: int, size: Size
 ) -> dict[tuple[Side, Workload], dict[Turn, Sequence[float]]]:
     """Values by figure and turn, in the order of the rounds."""
     values: dict[tuple[Side, Workload], dict[Turn, list[float]]] = {}
     turns = tuple(Turn)
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-        for side in SIDES:
-            for workload in FIGURES:
-                for turn in rotated(turns, number):
-                    here = values.setdefault((side, workload), {one: [] for one in Turn})
-                    try:
-                        here[turn].append(measure(projects[turn], side, workload, size))
-                    except RunFailed as error:
-                        raise RunFailed(f"{turn}, {side}, {workload}: {error}") from None
-    return {key: dict(found) for key, found in values.items()}
+        for side in sides:
+            for turn in rotated(turns, number):
+                try:
+                    found = measure(projects[turn], side, size)
+                except RunFailed as error:
+                    raise RunFailed(f"{turn}, {side}: {error}") from None
+                for workload, value in found.items():
+                    values.setdefault((side, workload), {one: [] for one in Turn})[turn].append(value)
+    return {key: dict(by_turn) for key, by_turn in values.items()}
 
 
 def line_of(one: Comparison) -> str:
@@ -176,8 +195,18 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("old", metavar="OLD", help="a commit, such as main")
     made.add_argument("new", metavar="NEW", help="a commit, such as HEAD")
     made.add_argument("--rounds", type=rounds_of, default=ROUNDS, metavar="N", help=f"(default {ROUNDS})")
+    made.add_argument(
+        "--sides", type=sides_of, default=tuple(SIDES.values()), metavar="NAMES", help=f"some of {','.join(SIDES)}"
+    )
     made.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, not how fast")
     return made
+
+
+def sides_of(text: str) -> tuple[Side, ...]:
+    unknown = [name for name in text.split(",") if name not in SIDES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no side is called {unknown[0]!r}; there are {', '.join(SIDES)}")
+    return tuple(SIDES[name] for name in text.split(","))
 
 
 def rounds_of(text: str) -> int:

@@ -5,6 +5,7 @@ One look for all: no frame but what carries meaning, names beside what they name
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,12 @@ def goal_of(figure: Figure, side: Side, speeds: Mapping[Side, float]) -> float |
     return None
 
 
+def require_matplotlib() -> None:
+    """Say what is missing before anything is measured for an hour. Ends the program if it is."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit("benchmarks: to draw needs matplotlib; pip install 'cluster-kit[bench]'")
+
+
 def plot_ratios(found: Mapping[str, Any], file: Path) -> None:
     """Draw one row for each side of each workload; a file's ending says what it will be."""
     groups = bars_of(found)
@@ -129,8 +136,8 @@ def draw_bar(axes: Axes, place: float, bar: Bar) -> None:
     if bar.goal is not None:
         axes.plot([bar.goal, bar.goal], [place - 0.42, place + 0.42], color=GOAL_COLOUR, linewidth=2.2, zorder=4)
     beside = {"transform": axes.get_yaxis_transform(), "va": "center", "color": INK}
-    axes.text(1.09, place, f"{number(bar.speed)} ×", ha="right", **beside)  # type: ignore[arg-type]
-    axes.text(1.11, place, bar.text, ha="left", **beside)  # type: ignore[arg-type]
+    axes.text(1.09, place, f"{number(bar.speed)} x", ha="right", **beside)
+    axes.text(1.11, place, bar.text, ha="left", **beside)
 
 
 def finish_ratios(axes: Axes, places: Sequence[tuple[float, str]], end: float, bars: Iterable[Bar]) -> None:
@@ -141,7 +148,7 @@ def finish_ratios(axes: Axes, places: Sequence[tuple[float, str]], end: float, b
     axes.set_ylim(end, 0.2)
     axes.set_yticks([place for place, _ in places], [label for _, label in places])
     steps = [step for step in (0.01, 0.03, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 100) if low <= step <= high]
-    axes.set_xticks(steps, ["1 = PPE" if step == 1 else f"{step:g} ×" for step in steps])
+    axes.set_xticks(steps, ["1 = PPE" if step == 1 else f"{step:g} x" for step in steps])
     axes.minorticks_off()
     axes.set_title(
         "Speed relative to ProcessPoolExecutor (right: faster; log scale; thin line: range over the rounds)\n"
@@ -172,7 +179,7 @@ def plot_growth(points: Sequence[Mapping[str, Any]], file: Path) -> None:
                 xs, ys = zip(*pairs, strict=True)
                 axes.plot(xs, ys, marker="o", markersize=3.5, color=shade, linewidth=1.6)
                 beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-                axes.annotate(name, (xs[-1], ys[-1]), color=shade, **beside)  # type: ignore[arg-type]
+                axes.annotate(name, (xs[-1], ys[-1]), color=shade, **beside)
             ticks = sorted({x for pairs in lines.values() for x, _ in pairs})
             axes.set_xticks(ticks, [short(x) for x in ticks])
             axes.minorticks_off()
@@ -241,4 +248,4 @@ def bare(axes: Axes) -> None:
 def save(drawing: Drawing, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     plain = {"metadata": {"Date": None}} if file.suffix == ".svg" else {"dpi": 110}
-    drawing.savefig(file, facecolor="white", **plain)  # type: ignore[arg-type]
+    drawing.savefig(file, facecolor="white", **plain)

@@ -55,7 +55,10 @@ def opened(side: str, folder: Path, watch: Watch) -> Iterator[tuple[Cluster, Cal
             return {
                 "client": look(watch, command),
                 "master": rooms_of(master.ask(command)),
-                **{name: rooms_of(part.ask(command)) | {CHILD: part.child_cpu_seconds} for name, part in workers.items()},
+                **{
+                    name: rooms_of(part.ask(command)) | {CHILD: part.child_cpu_seconds}
+                    for name, part in workers.items()
+                },
             }
 
         yield connected, ask
@@ -111,9 +114,11 @@ def table(accounts: Accounts) -> list[tuple[str, ...]]:
     for rooms in accounts.values():
         total.update(rooms)
     rows: list[tuple[str, ...]] = [("room", *processes, "all")]
-    for room in ORDER:
-        if total[room] > 0:
-            rows.append((room, *(cell(accounts[process].get(room, 0.0)) for process in processes), cell(total[room])))
+    rows += [
+        (room, *(cell(accounts[process].get(room, 0.0)) for process in processes), cell(total[room]))
+        for room in ORDER
+        if total[room] > 0
+    ]
     sums = [sum(accounts[process].values()) for process in processes]
     return [*rows, ("all", *map(cell, sums), cell(sum(sums)))]
 
@@ -135,7 +140,13 @@ def main(arguments: list[str]) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print(f"{options.side}, {options.jobs:,} jobs: {wall:.1f} µs of wall time a job (sampled); cpu µs a job:")
     for row in rows:
-        print("  " + "  ".join(text.ljust(widths[0]) if text is row[0] else text.rjust(width) for text, width in zip(row, widths, strict=True)))
+        print(
+            "  "
+            + "  ".join(
+                text.ljust(widths[0]) if text is row[0] else text.rjust(width)
+                for text, width in zip(row, widths, strict=True)
+            )
+        )
     if options.json:
         found = {"side": options.side, "jobs": options.jobs, "wall_us": wall, "cpu_us": accounts}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -72,6 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(measure(Experiment(given[1]), int(given[2]), int(given[3]))))
         return 0
     options = parser().parse_args(given)
+    if options.plot:
+        from benchmarks.plot import require_matplotlib
+
+        require_matplotlib()
     points: list[Point] = []
     failures: list[str] = []
     for experiment in options.experiments or list(Experiment):
@@ -113,7 +117,9 @@ def sizes_of(experiment: Experiment, most: int | None) -> list[int]:
 
 def measured(experiment: Experiment, size: int, *, is_quick: bool) -> dict[str, float]:
     """One point, in a process of its own."""
-    jobs = QUICK_JOBS if is_quick else {Experiment.SLOTS: SLOTS_JOBS, Experiment.WORKERS: WORKERS_JOBS}.get(experiment, 0)
+    jobs = (
+        QUICK_JOBS if is_quick else {Experiment.SLOTS: SLOTS_JOBS, Experiment.WORKERS: WORKERS_JOBS}.get(experiment, 0)
+    )
     arguments = ("-m", "benchmarks.scaling", POINT, experiment, str(size), str(jobs))
     run = run_python(*arguments, timeout_seconds=LONG_TIMEOUT_SECONDS)
     values: dict[str, float] = json.loads(run.output.splitlines()[-1])
@@ -154,7 +160,9 @@ def tables(points: list[Point]) -> list[str]:
         else:
             names = list(here[0].values)
             lines += [markdown_row(("n", *names)), markdown_row(("---:",) * (len(names) + 1))]
-            lines += [markdown_row((f"{point.size:,}", *(number(point.values[name]) for name in names))) for point in here]
+            lines += [
+                markdown_row((f"{point.size:,}", *(number(point.values[name]) for name in names))) for point in here
+            ]
         lines.append("")
     return lines
 

@@ -44,7 +44,9 @@ def measure_board(jobs: int, *, is_dependent: bool) -> dict[str, float]:
         began = time.perf_counter()
         effects = board.handle(events.Poll(WORKER, BATCH), START)
         leased = time.perf_counter()
-        reports = tuple(Report(one.fence, Ending.SUCCEEDED, b"N.") for found in of_leases(effects) for one in found.jobs)
+        reports = tuple(
+            Report(one.fence, Ending.SUCCEEDED, b"N.") for found in of_leases(effects) for one in found.jobs
+        )
         if not reports:
             raise AssertionError(f"{ended:,} of {jobs:,} jobs have ended, and nothing is to be had")
         told = time.perf_counter()

@@ -138,9 +138,7 @@ class Taker:
         from cluster.core.records import Ending, Report
         from cluster.wire.calls import Tell, Work, WorkListen
 
-        said = WorkListen(
-            self._worker, self._seen, LISTEN_SECONDS, credit=self._received + 1, turn=next(self._turns)
-        )
+        said = WorkListen(self._worker, self._seen, LISTEN_SECONDS, credit=self._received + 1, turn=next(self._turns))
         began = time.perf_counter()
         work: Work = self._desk.call("listen", said, timeout=LISTEN_SECONDS + 10.0)
         seconds = time.perf_counter() - began
