@@ -6,13 +6,14 @@ MINUTES ?= 1
 SEED ?=
 STAGE ?= loopback
 SECONDS ?= 120
+MODULE ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Remade when the dependencies may have changed.
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage bench sim sim-long chaos kills clean
+.PHONY: help demo test check coverage mutants bench sim sim-long chaos kills clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -34,6 +35,9 @@ check: $(READY) ## format, lint, strict types, floors and shape
 coverage: $(READY) ## unit tests alone take every branch of what decides over jobs
 	@$(RUN) -m coverage run -m pytest -q --ignore=tests/core/test_machine.py tests/core tests/master
 	@$(RUN) -m coverage report --skip-covered
+
+mutants: $(READY) ## do the unit tests notice small faults in what decides? make mutants [MODULE=policy]; half an hour for all
+	@$(RUN) -m tests.mutants --module "$(MODULE)"
 
 bench: $(READY) ## our speed beside the standard library's, in one run
 	@$(RUN) -m benchmarks

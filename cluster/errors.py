@@ -147,6 +147,10 @@ class StoreError(ClusterError):
         return f"store {self.store}: {self.reason}"
 
 
+class StoreFull(StoreError):
+    """There is no room for what was to be written, and nothing of it was."""
+
+
 class StoreInUse(StoreError):
     """Another cluster has the store open; the reason names it."""
 

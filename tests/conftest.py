@@ -27,7 +27,15 @@ os.environ["TESTS_RUN"] = RUN
 GRACE_SECONDS = 10.0
 
 hypothesis.settings.register_profile("kit", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("kit")
+# Of the machines, by night: `HYPOTHESIS_PROFILE=long pytest tests/store/test_machine.py --timeout=0`.
+hypothesis.settings.register_profile(
+    "long", deadline=None, print_blob=True, max_examples=50_000, stateful_step_count=100
+)
+# The same examples for each mutant, and a failure is enough: it need not be a short one.
+hypothesis.settings.register_profile(
+    "mutants", deadline=None, derandomize=True, database=None, phases=[hypothesis.Phase.generate]
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "kit"))
 
 
 def pytest_configure() -> None:

@@ -8,6 +8,10 @@
 
 What is written on the command line goes before what the environment says. Operators' commands need the admin key, and
 workers theirs: from a file's `keys`, or, where only the environment names a key, `admin.key` or `worker.key` beside it.
+
+The certificate, if there is TLS, is what `--tls-ca`, `--tls-cert` and `--tls-key` name, else what the file says
+(`master.tls`), else, with an address, what the environment's CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY name. An
+operator's certificate will do for clients' commands too: they then connect as admin, with the admin key.
 """
 
 from __future__ import annotations
@@ -26,6 +30,20 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from cluster.client.handle import Cluster
+    from cluster.wire.tls import TlsFiles
+
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="TLS: the authority's certificate, ca.pem.", show_default="CLUSTER_TLS_CA"),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TLS: the certificate to show.", show_default="CLUSTER_TLS_CERT")
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="TLS: the key of that certificate.", show_default="CLUSTER_TLS_KEY"),
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Leave this host without TLS: anybody on the way can join.")]
 
 DEFAULT_FILE = "cluster.yaml"
 # A command is typed by somebody who waits for its answer: a master that restarts is back sooner than this.
@@ -52,6 +70,10 @@ class Where:
             help="The cluster's configuration, instead of an address.", show_default="CLUSTER_FILE, else ./cluster.yaml"
         ),
     ] = None
+    tls_ca: TlsCa = None
+    tls_cert: TlsCert = None
+    tls_key: TlsKey = None
+    insecure: Insecure = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +82,36 @@ class Found:
 
     address: str
     key: Path
+    tls: TlsFiles | None = None
+    insecure: bool = False
 
 
 def locate(where: Where, role: Role) -> Found:
     """The cluster that is meant. Raises `Refused` if none is, or no key goes with it."""
+    file = _file_of(where)
+    if file is None:
+        address = where.address or os.environ["CLUSTER_ADDRESS"]
+        return Found(address, _key_for_address(where, role), certificate(where), where.insecure)
+    return _from_file(file, where, role)
+
+
+def certificate(where: Where) -> TlsFiles | None:
+    """The certificate that is named; None: there is no TLS, or a file says which. Raises `Refused` for half of one."""
+    from cluster.wire.tls import files_from, files_from_environment
+
+    named = {"ca": where.tls_ca, "cert": where.tls_cert, "key": where.tls_key}
+    found = files_from(named, "--tls-{}")
+    # What the environment names goes with the address that it names, not with a file.
+    return found if found or _file_of(where) else files_from_environment()
+
+
+def _file_of(where: Where) -> Path | None:
+    """The configuration that is meant; None: an address is."""
     if where.address and where.file:
         raise Refused("--address and --file both name a cluster; write the one that you mean")
-    if where.address:
-        return Found(where.address, _key_for_address(where, role))
-    if where.file:
-        return _from_file(where.file, where, role)
-    if address := os.environ.get("CLUSTER_ADDRESS"):
-        return Found(address, _key_for_address(where, role))
-    return _from_file(config_file(None), where, role)
+    if where.address or (not where.file and os.environ.get("CLUSTER_ADDRESS")):
+        return None
+    return where.file or config_file(None)
 
 
 def config_file(given: Path | None) -> Path:
@@ -93,8 +132,25 @@ def find_cluster(where: Where) -> Cluster:
     """A connected handle. Tests put an embedded cluster in its place."""
     from cluster.client.connect import connect
 
-    found = locate(where, Role.CLIENT)
-    return connect(found.address, found.key, patience_seconds=PATIENCE_SECONDS)
+    role = _role_of(certificate(where))
+    found = locate(where, role)
+    return connect(
+        found.address,
+        found.key,
+        role=role,
+        patience_seconds=PATIENCE_SECONDS,
+        tls=found.tls,
+        insecure=found.insecure,
+    )
+
+
+def _role_of(tls: TlsFiles | None) -> Role:
+    """As what a client's command connects: an operator may do all that a client may, and has one certificate."""
+    if tls is None:
+        return Role.CLIENT
+    from cluster.wire.tls import own_identity
+
+    return Role.ADMIN if own_identity(tls).role == Role.ADMIN else Role.CLIENT
 
 
 def ask_admin(where: Where, method: str, said: Struct) -> Any:
@@ -105,7 +161,13 @@ def ask_admin(where: Where, method: str, said: Struct) -> Any:
 
     found = locate(where, Role.ADMIN)
     desk = connect_desk(
-        "admin", parse_address(found.address), Role.ADMIN, load_key(found.key), patience_seconds=PATIENCE_SECONDS
+        "admin",
+        parse_address(found.address),
+        Role.ADMIN,
+        load_key(found.key),
+        patience_seconds=PATIENCE_SECONDS,
+        tls=found.tls,
+        insecure=found.insecure,
     )
     try:
         return desk.call(method, said)
@@ -130,6 +192,12 @@ def _from_file(file: Path, where: Where, role: Role) -> Found:
     from cluster.deploy.commands import key_file
     from cluster.deploy.lifecycle import address_of
     from cluster.deploy.load import load_config
+    from cluster.deploy.tls import files_of
 
     config = load_config(file)
-    return Found(address_of(config), where.authkey_file or key_file(config, role))
+    return Found(
+        address_of(config),
+        where.authkey_file or key_file(config, role),
+        certificate(where) or files_of(config, role),
+        where.insecure or config.master.insecure,
+    )

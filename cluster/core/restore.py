@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
 
 from cluster.core import events, settlement
@@ -22,8 +23,9 @@ def on_outcomes_durable(board: Board, event: events.OutcomesDurable, _now: Now, 
     find = board.jobs.get
     for job_id, run in event.jobs:
         job = find(job_id)
-        if job is not None and job.run == run:
+        if job is not None and job.run == run and not job.is_settled:
             job.is_settled = True
+            board.release_inputs(job)
             board.forget_if_settled(job)
 
 
@@ -54,7 +56,7 @@ def restore(
     for blob in blobs:
         board.shelf.offer(blob)
         board.shelf.acquire(blob.digest)  # held until all jobs are in, for more may come than stay on an idle shelf
-    tried: list[StoredJob] = []
+    tried: list[tuple[float, int, Job]] = []  # a heap, by when they fell due
     ended = dict(settled)
     for record in stored:
         if record.spec.function not in board.shelf:
@@ -72,12 +74,15 @@ def restore(
         elif record.fence:
             _hold(board, job, record, now.mono + grace_seconds)
         elif record.failures or record.crashes:
-            tried.append(record)
+            heapq.heappush(tried, (record.due, record.seq, job))
         else:
+            while tried and tried[0][0] <= record.submitted:
+                place(board, heapq.heappop(tried)[2], now)
             place(board, job, now)
-    # Behind those that never ran, where a retry would have put them; else a job that kills its master is always first.
-    for record in tried:
-        place(board, board.jobs[record.spec.id], now)
+    # A retry stands where it stood: behind what had come when it fell due, or else a job that kills its master would
+    # always be first; and before what came later, or else a master that is restarted often would never get to it.
+    while tried:
+        place(board, heapq.heappop(tried)[2], now)
     for blob in blobs:
         board.shelf.release(blob.digest)
     return effects

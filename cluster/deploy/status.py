@@ -10,6 +10,7 @@ from cluster.deploy.commands import key_file, parts_of, running_parts
 from cluster.deploy.processes import NOBODY, ProcessName
 from cluster.deploy.runtime import PartRecord, Runtime, Snapshot
 from cluster.deploy.schema import Config, Threads, Worker
+from cluster.deploy.tls import dialled, files_of
 from cluster.embedded.cpus import usable_cpus
 from cluster.errors import ClusterError
 from cluster.wire.address import parse_address
@@ -69,7 +70,7 @@ def status(config: Config) -> Status:
     running = running_parts(parts_of(snapshot, runtime, {}), runtime)
     keeper = runtime.keeper()
     records = runtime.recorded()
-    info, workers, stats = _ask(config, snapshot.address) if "master" in running else (None, (), None)
+    info, workers, stats = _ask(config, dialled(snapshot.address)) if "master" in running else (None, (), None)
     master = _master(config, snapshot.address, _now(records.get("master"), running.get("master")), info)
     if stats is not None:
         master = structs.replace(master, security=stats.security)
@@ -98,18 +99,25 @@ def _now(record: PartRecord | None, process: ProcessName | None) -> PartRecord:
 def _ask(config: Config, address: str) -> tuple[MasterInfo | None, tuple[WorkerInfo, ...], Stats | None]:
     """What the master says of itself, its workers and its counters; None: it does not answer."""
     try:
-        key = load_key(key_file(config, Role.CLIENT))
         return (
-            _call("admin", "ping", address, key),
-            _call("jobs", "workers", address, key),
-            _call("jobs", "stats", address, key),
+            _call(config, address, "admin", "ping"),
+            _call(config, address, "jobs", "workers"),
+            _call(config, address, "jobs", "stats"),
         )
     except ClusterError:
         return None, (), None
 
 
-def _call(desk: str, method: str, address: str, key: Any) -> Any:  # noqa: ANN401 - any call's answer
-    proxy = connect_desk(desk, parse_address(address), Role.CLIENT, key, patience_seconds=PATIENCE_SECONDS)
+def _call(config: Config, address: str, desk: str, method: str) -> Any:  # noqa: ANN401 - any call's answer
+    proxy = connect_desk(
+        desk,
+        parse_address(address),
+        Role.CLIENT,
+        load_key(key_file(config, Role.CLIENT)),
+        patience_seconds=PATIENCE_SECONDS,
+        tls=files_of(config, Role.CLIENT),
+        insecure=config.master.insecure,
+    )
     try:
         return proxy.call(method, Nothing(), timeout=PATIENCE_SECONDS)
     finally:

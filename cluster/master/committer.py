@@ -21,7 +21,9 @@ so letting it run on serves nobody), a refusal (nothing was kept), a wake-up.
 When a commit fails (disk full), leases and outcomes are kept and sent again, untold, until the store takes them. What
 was admitted and is not durable, in the failed group and behind it in the log, is undone: those clients are told that
 they are refused, their records leave the log, and `Undone` goes in, because a failed commit may have happened after
-all. Until the store is well the board admits nothing.
+all. Unless the store knows that it has not (`StoreFull`), these refusals wait for that `Undone`: a master that dies
+before it is durable may leave a job behind that its client believes refused, and the next master would run it. Until the
+store is well the board admits nothing.
 
 Threads. A store that takes no time (`is_instant`) is driven by whoever appended, one at a time; any other has the one
 committer thread. The log belongs to the board's lock. When the process dies, the untold part of the log dies with it.
@@ -53,7 +55,7 @@ from cluster.core.effects import (
     Wake,
 )
 from cluster.core.records import JobId, Outcome
-from cluster.errors import StoreError
+from cluster.errors import StoreError, StoreFull
 from cluster.master.retention import Pruner, Retention
 from cluster.store.port import Store
 
@@ -71,7 +73,7 @@ IDLE_SECONDS = 0.05
 
 # Sets of types and not isinstance: asked for every effect.
 _EARLY = frozenset({TellStop, TellRefused, Announced, Wake})
-_TELLS = frozenset({TellAccepted, TellAdmitted, TellGranted})
+_TELLS = frozenset({TellAccepted, TellAdmitted, TellGranted, TellRefused})
 
 Then = Callable[[], None]
 
@@ -143,6 +145,8 @@ class Committer:
 
     def append(self, effects: list[Effect], then: Then | None = None) -> list[Effect]:
         """Enter a decision into the log; the effects that need no commit are returned. The lock is held."""
+        if self._condemned:
+            return self._append_condemned(effects, then)
         late = [effect for effect in effects if type(effect) not in _EARLY]
         ended = [effect.outcome for effect in late if type(effect) is Ended]
         if ended:
@@ -152,6 +156,19 @@ class Committer:
         if len(late) == len(effects):
             return []
         return [effect for effect in effects if type(effect) in _EARLY]
+
+    def _append_condemned(self, effects: list[Effect], then: Then | None) -> list[Effect]:
+        """As `append`, while a refusal may have to wait: of a job that the store may have."""
+        early: list[Effect] = []
+        late: list[Effect] = []
+        for effect in effects:
+            is_waiting = isinstance(effect, TellRefused) and effect.job in self._condemned
+            (early if type(effect) in _EARLY and not is_waiting else late).append(effect)
+            if type(effect) is Ended:
+                self._undurable[effect.outcome.job] = effect.outcome
+        if late or then is not None:
+            self._log.append((late, then))
+        return early
 
     def kick(self) -> None:
         """Have the log written: by the committer thread, or right here. The lock is not held."""
@@ -297,7 +314,8 @@ class Committer:
             self._log = [(_without(effects, gone, names), then) for effects, then in self._log]
             for job in names:
                 self._undurable.pop(job, None)
-            self._condemned.update((effect.spec.id, effect.seq) for effect in admitted)
+            if not isinstance(error, StoreFull):
+                self._condemned.update((effect.spec.id, effect.seq) for effect in admitted)
             early = self.append(self._audience.undo_admissions([job.spec.id for job in admitted], error.reason))
         self._audience.tell_early(early)
 

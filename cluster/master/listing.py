@@ -70,7 +70,7 @@ def page(master: Master, wanted: Filter, limit: int, after: int) -> tuple[list[J
             scanned += 1
             after = row.seq
             info = _overlaid(master, row)
-            if wanted.wants(info):
+            if wanted.wants(info) and not master.committer.is_condemned(info.id):
                 found.append(info)
                 if len(found) == limit:
                     break

@@ -80,6 +80,7 @@ class Master:
         retention: Retention | None = None,
     ) -> None:
         self.store = store
+        store.on_tampered = _audit
         self.settings = settings or Settings()
         self.defaults = defaults  # told to clients, which write them into their jobs; the board goes by the jobs
         self.retention = retention or Retention()
@@ -108,9 +109,6 @@ class Master:
             StoreError: it can't be opened as it is.
         """
         opening = self.store.open()
-        for sentence in opening.tampered:
-            LOG.error("store %s: %s", self.store.url, sentence)
-            AUDIT.record(Kind.RECORD_TAMPERED, origin="store", reason=sentence)
         self.epoch = opening.epoch
         self.board = Board(self.settings, epoch=opening.epoch, next_seq=opening.next_seq)
         self.board.last_tick = self.clock.mono()  # it may be stopped before its first tick, and must notice that too
@@ -161,9 +159,7 @@ class Master:
                 case TellStop():
                     self.mailboxes.post_stop(effect.worker, effect.stop)
                 case TellRefused():
-                    refusal = Refusal(effect.job, effect.kind, effect.reason, effect.other)
-                    for session in self._concerned(effect):
-                        self.sessions.refused(session, [refusal])
+                    self._refuse(effect)
                 case Announced():
                     LOG.warning("%s", effect.sentence)
                 case _:  # Wake
@@ -171,7 +167,7 @@ class Master:
                         self.mailboxes.wake_all()
 
     def tell_durable(self, effects: Sequence[Effect]) -> None:  # noqa: C901 - one branch for each kind
-        """Acknowledgements, outcomes and grants, after the commit that made them true."""
+        """Acknowledgements, outcomes, grants, and refusals of what had to be struck out, after the commit that made it so."""
         accepted: dict[int, list[JobId]] = defaultdict(list)
         ended: dict[int, list[Outcome]] = defaultdict(list)
         settled: list[tuple[JobId, int]] = []
@@ -198,6 +194,8 @@ class Master:
                 self._grant(effect)
             elif isinstance(effect, AttemptFailed):
                 failed.append(effect)
+            elif isinstance(effect, TellRefused):
+                self._refuse(effect)
         if failed:
             self.obituaries.write(failed, self.clock.wall())
         for session, jobs in accepted.items():
@@ -212,6 +210,11 @@ class Master:
     def _grant(self, granted: TellGranted) -> None:
         self.decide(events.LeaseDurable(granted.worker, granted.fence))
         self.mailboxes.post_granted(granted.worker, granted.fence)
+
+    def _refuse(self, refused: TellRefused) -> None:
+        refusal = Refusal(refused.job, refused.kind, refused.reason, refused.other)
+        for session in self._concerned(refused):
+            self.sessions.refused(session, [refusal])
 
     def _concerned(self, refused: TellRefused) -> tuple[int, ...]:
         """Whom to tell of a refusal: of a job that is undone, those who watch it too, for no outcome will follow."""
@@ -275,3 +278,8 @@ class Master:
         if grace_seconds <= 0:
             self.decide(events.Tick())
         self.committer.kick()
+
+
+def _audit(sentence: str) -> None:
+    """The store has come across a record that is not what was written; its own line in the log names table and job."""
+    AUDIT.record(Kind.RECORD_TAMPERED, origin="store", reason=sentence)

@@ -6,11 +6,24 @@ until its outcome has come. Whoever calls holds the conversation's lock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
 
 from cluster.core.records import Digest, FunctionBlob, JobId, JobInfo, JobSpec
 from cluster.core.states import TERMINAL
 from cluster.wire.calls import Told
+
+EVERY_RUN = 1 << 62
+
+
+class Question(Struct):
+    """The master is being asked about a job, perhaps several times at once."""
+
+    was_awaited: bool  # without it
+    count: int = 0
+    heard: int = 0  # the latest run whose outcome was told meanwhile; all of them, if none will be
+    is_answered: bool = False
 
 
 class Books:
@@ -18,7 +31,9 @@ class Books:
 
     def __init__(self) -> None:
         self.unacknowledged: dict[JobId, JobSpec] = {}  # in order of submission
+        self.passed: set[JobId] = set()  # those of them that the session's master has
         self.awaited: dict[JobId, int] = {}  # the run from which on an outcome is the awaited one
+        self._asked: dict[JobId, Question] = {}
         self._functions: dict[Digest, FunctionBlob] = {}  # those that unacknowledged jobs refer to,
         self._uses: dict[Digest, int] = {}  # and how many do
 
@@ -36,15 +51,34 @@ class Books:
         digests = dict.fromkeys(spec.function for spec in jobs)
         return tuple(self._functions[digest] for digest in digests if digest in self._functions)
 
-    def rest(self, sent: Collection[JobId]) -> list[JobSpec]:
-        """What is unacknowledged, but for these, in order."""
-        return [spec for job, spec in self.unacknowledged.items() if job not in sent]
+    def rest(self) -> list[JobSpec]:
+        """What has still to be passed on, in order."""
+        return [spec for job, spec in self.unacknowledged.items() if job not in self.passed]
 
-    def expect(self, job: JobId, info: JobInfo | None = None) -> None:
-        """An outcome of this job is awaited: of the run that `info` tells of, if it is known and not over."""
-        if info is None:
-            self.awaited.setdefault(job, 0)
-        elif info.state not in TERMINAL:
+    def note_passed(self, jobs: Iterable[JobSpec]) -> None:
+        """The master has these; it will say what becomes of them, in this session."""
+        self.passed.update(spec.id for spec in jobs if spec.id in self.unacknowledged)
+
+    def expect(self, job: JobId) -> None:
+        """An outcome of this job is awaited, of whichever run."""
+        self.awaited.setdefault(job, 0)
+
+    def ask(self, job: JobId) -> None:
+        """The master is asked to tell the job's outcome; what it tells may overtake its answer."""
+        question = self._asked.setdefault(job, Question(job in self.awaited or job in self.unacknowledged))
+        question.count += 1
+        self.expect(job)
+
+    def answered(self, job: JobId, info: JobInfo | None) -> None:
+        """It says: this is the job. None: it was not reached."""
+        question = self._asked[job]
+        question.count -= 1
+        question.is_answered |= info is not None
+        if not question.count:
+            del self._asked[job]
+            if not question.is_answered and not question.was_awaited:
+                self.awaited.pop(job, None)  # whoever asked knows that the question failed
+        if info is not None and info.state not in TERMINAL and info.run > question.heard:
             self.awaited[job] = info.run
 
     def strike(self, jobs: Iterable[JobId]) -> None:
@@ -52,6 +86,8 @@ class Books:
         for job in jobs:
             self._acknowledge(job)
             self.awaited.pop(job, None)
+            if job in self._asked:  # an answer that is on its way is older than this
+                self._asked[job].heard = EVERY_RUN
 
     def take(self, told: Told) -> None:
         """The master has told this."""
@@ -63,8 +99,11 @@ class Books:
             self._acknowledge(outcome.job)
             if outcome.run >= self.awaited.get(outcome.job, 0):
                 self.awaited.pop(outcome.job, None)
+            if outcome.job in self._asked:
+                self._asked[outcome.job].heard = max(self._asked[outcome.job].heard, outcome.run)
 
     def _acknowledge(self, job: JobId) -> bool:
+        self.passed.discard(job)
         spec = self.unacknowledged.pop(job, None)
         if spec is None:
             return False

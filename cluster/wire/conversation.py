@@ -8,10 +8,12 @@ The master is authoritative. The `books` hold what it must be told again should 
 and is not acknowledged, whole, with its function, and the id of every other one whose outcome is awaited.
 
 **Breaks.** Only the listener mends them. A batch whose call failed stays in the books and `_is_behind` is set: from
-then on `submit` only books, and the listener sends all that is unacknowledged again, in order, saying so (`again`): the
-master then looks for each, on its board and in its store, so nothing is admitted twice. If the master has forgotten the
-session (it restarted, or we were silent for too long) the listener opens another one first, and has everything that is
-awaited watched. The master tells everything since the last mark again until the mark comes back, so what was lost on
+then on `submit` only books, and the listener sends that batch again, under its number, by which the master knows whether
+it had come; then what was booked since. So in one session a job is submitted once: were it sent in another batch, it
+could be refused by the first one, admitted by the second, and the client be told both. If the master has forgotten the
+session (it restarted, or we were silent for too long) the listener opens another one first, has everything that is
+awaited watched, and sends all that is unacknowledged again, saying so (`again`): the master then looks for each, on its
+board and in its store, so nothing is admitted twice. The master tells everything since the last mark again until the mark comes back, so what was lost on
 the way comes twice, and sinks take an outcome once.
 
 **Threads.** What is said to the master is said by scripts (`scripts`): `submitting` in the sender's thread, `listening` in
@@ -23,6 +25,7 @@ the master drops the session after a while. A fork: the child has no listener, a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -76,6 +79,8 @@ class Conversation:
         self._session = ""  # empty: none, or none that the master knows
         self._books = Books()
         self._batch = 0
+        self._unanswered: dict[int, calls.Submit] = {}  # by number: batches of this session that may not have arrived
+        self._is_new = True  # nothing has been sent in this session
         self._is_behind = True  # some of what is unacknowledged may not have arrived, or there is no session
         self._is_poked = False  # the long poll was broken off by us
         self._is_closed = False
@@ -92,7 +97,7 @@ class Conversation:
         finally:
             first.close()
         self._session = opened.session
-        self._is_behind = False
+        self._is_behind = self._is_new = False
         self._sink.opened(opened.defaults)
         self._listener.start()
 
@@ -117,7 +122,7 @@ class Conversation:
                 return
         for batch in _batches(jobs):
             try:
-                is_known = yield from self._send(session, batch, is_again=False)
+                is_known = yield from self._send(self._entered(session, batch, is_again=False))
             except MasterUnavailable:
                 is_known = False
             except ClusterError:
@@ -138,20 +143,27 @@ class Conversation:
     def watching(self, job: JobId) -> Generator[Ask | Rest, Any, JobInfo]:
         """See `watch`."""
         with self._lock:
-            self._books.expect(job)
+            self._books.ask(job)
             session = self._session
+        info: JobInfo | None = None
+        is_answered = False
         try:
-            (info,) = yield Ask("watch", calls.Watch(session, (job,)), ANSWER_SECONDS)
-        except Refused:
-            # The session is gone: the listener hears of it, and has the job watched with all others.
-            info = yield Ask("info", calls.JobArgs(job), ANSWER_SECONDS)
-        with self._lock:
-            if info is None:
-                self._books.strike([job])
-                raise UnknownJob(job)
-            self._books.expect(job, info)
-        found: JobInfo = info
-        return found
+            try:
+                (info,) = yield Ask("watch", calls.Watch(session, (job,)), ANSWER_SECONDS)
+            except Refused:
+                # The session is gone: the listener hears of it, and has the job watched with all others.
+                with contextlib.suppress(UnknownJob):
+                    info = yield Ask("info", calls.JobArgs(job), ANSWER_SECONDS)
+            is_answered = True
+        finally:
+            with self._lock:
+                self._books.answered(job, info)
+                # It may also have overtaken the job itself.
+                if is_answered and info is None and job not in self._books.unacknowledged:
+                    self._books.strike([job])
+        if info is None:
+            raise UnknownJob(job)
+        return info
 
     def wait_passed(self, timeout: float) -> None:
         """Return once the master has everything that was submitted. Raises `MasterUnavailable` if time runs out."""
@@ -259,13 +271,15 @@ class Conversation:
             self._seen = 0
             with self._lock:
                 self._session = opened.session
+                self._is_new = True
             self._sink.opened(opened.defaults)
             yield from self._watch_again(opened.session)
         yield from self._send_again()
 
     def _watch_again(self, session: str) -> Script:
         with self._lock:
-            awaited = list(self._books.awaited)
+            # What is unacknowledged is not missed: it is submitted again next, and its outcome told for that.
+            awaited = [job for job in self._books.awaited if job not in self._books.unacknowledged]
         for at in range(0, len(awaited), MAX_WATCHED_AT_ONCE):
             jobs = tuple(awaited[at : at + MAX_WATCHED_AT_ONCE])
             try:
@@ -282,29 +296,55 @@ class Conversation:
                 self._sink.refused([Refusal(job, "store", reason) for job in lost])
 
     def _send_again(self) -> Script:
-        """All that is unacknowledged, and what is booked meanwhile, until nothing is left over."""
-        sent: set[JobId] = set()
+        """All that may not have arrived, and what is booked meanwhile, until nothing is left over."""
+        with self._lock:
+            if self._is_new:
+                self._is_new = False
+                self._unanswered.clear()
+                self._books.passed.clear()
+            unanswered = list(self._unanswered.values())
+        for said in unanswered:
+            if not (yield from self._send(said)):
+                return
         while True:
             with self._mended:
-                rest = self._books.rest(sent)
+                rest = self._books.rest()
                 if not rest:
                     self._is_behind = False
                     self._mended.notify_all()
                     return
             for batch in _batches(rest):
-                if not (yield from self._send(self._session, batch, is_again=True)):
-                    with self._lock:
-                        self._session = ""
+                # Of an earlier session's master nobody knows what it had taken.
+                if not (yield from self._send(self._entered(self._session, batch, is_again=True))):
                     return
-                sent.update(spec.id for spec in batch)
 
-    def _send(self, session: str, jobs: Sequence[JobSpec], *, is_again: bool) -> Generator[Ask | Rest, Any, bool]:
+    def _entered(self, session: str, jobs: Sequence[JobSpec], *, is_again: bool) -> calls.Submit:
+        """A batch, to be sent until it is answered."""
         with self._lock:
             self._batch += 1
-            number = self._batch
             functions = self._books.functions_of(jobs)
-        said = calls.Submit(session, tuple(jobs), functions, number, is_again)
-        is_known: bool = yield Ask("submit", said, ANSWER_SECONDS)
+            said = calls.Submit(session, tuple(jobs), functions, self._batch, is_again)
+            if session == self._session:
+                self._unanswered[said.number] = said
+        return said
+
+    def _send(self, said: calls.Submit) -> Generator[Ask | Rest, Any, bool]:
+        """Have a batch taken; False if the master does not know its session (any more)."""
+        try:
+            is_known: bool = yield Ask("submit", said, ANSWER_SECONDS)
+        except MasterUnavailable:
+            raise
+        except ClusterError:
+            with self._lock:
+                self._unanswered.pop(said.number, None)
+            raise
+        with self._lock:
+            self._unanswered.pop(said.number, None)
+            if is_known and said.session == self._session:
+                self._books.note_passed(said.jobs)
+            elif not is_known and said.session == self._session:
+                self._session = ""
+                self._is_behind = True
         return is_known
 
     def _note_trouble(self, why: str) -> None:

@@ -174,7 +174,7 @@ class RemoteWorkDesk:
             self._health = health
 
     def leave(self, worker: WorkerId) -> None:
-        """Wait, a bounded time, until all is told, and deregister; a master that can't be reached finds out itself."""
+        """Wait, a bounded time, until all is told, and deregister; a master that can't be told finds out itself."""
         perform(self.leaving(worker), self._ask, self._changed)
 
     # --- for whoever made this desk -----------------------------------------------------------------------------------
@@ -219,10 +219,14 @@ class RemoteWorkDesk:
         with self._changed:
             if not self._is_registered_as(worker):
                 return
-            if not self._untold.is_empty:
-                log.warning("worker %s leaves with something untold: %s", worker, self._trouble or "the master is slow")
+            is_told = self._untold.is_empty
             self._hello = None
             self._life += 1
+        if not is_told:
+            # To leave is to hand back what the master has not heard the end of, as if it had never begun: a job that may
+            # run only once would run again. The master finds us lost instead.
+            log.warning("worker %s goes with something untold: %s", worker, self._trouble or "the master is slow")
+            return
         try:
             yield Ask("leave", WorkerArgs(worker), MAX_LEAVE_SECONDS)
         except ClusterError as error:

@@ -9,6 +9,7 @@ import pytest
 from cluster.cli.find import Found, Where, locate
 from cluster.errors import Refused
 from cluster.wire.keys import Role
+from cluster.wire.tls import TlsFiles
 from tests.cli.rig import Call
 
 OVER_THERE = "tcp://127.0.0.1:7777"
@@ -47,6 +48,26 @@ def test_a_file_s_address_goes_with_the_role_s_key(tmp_path: Path) -> None:
 
     assert locate(Where(file=file), Role.CLIENT).address == "tcp://127.0.0.1:7701"
     assert keys == {role: tmp_path / "lab-keys" / f"{role}.key" for role in keys}
+
+
+def test_a_file_s_certificate_is_its_own_whatever_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("CA", "CERT", "KEY"):
+        monkeypatch.setenv(f"CLUSTER_TLS_{part}", "elsewhere.pem")
+    plain = configuration(tmp_path / "plain.yaml", 7701)
+    secure = tmp_path / "secure.yaml"
+    secure.write_text("name: secure\nmaster: {tls: auto}\n")
+
+    found = {role: locate(Where(file=secure), role).tls for role in (Role.CLIENT, Role.ADMIN)}
+
+    made = tmp_path / "state" / "tls"
+    assert found == {
+        role: TlsFiles(made / "ca.pem", made / f"{role}-local.pem", made / f"{role}-local.key") for role in found
+    }
+    assert locate(Where(file=plain), Role.CLIENT).tls is None
+    written = Where(file=secure, tls_ca=Path("a"), tls_cert=Path("b"), tls_key=Path("c"))
+    assert locate(written, Role.CLIENT).tls == TlsFiles(Path("a"), Path("b"), Path("c"))
 
 
 def test_what_is_written_goes_before_the_environment_and_that_before_the_folder(

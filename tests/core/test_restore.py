@@ -168,6 +168,21 @@ def test_jobs_that_failed_before_stand_behind_those_that_never_ran() -> None:
     assert [scene.describe(one).job for one in scene.poll(2, at=5.0)] == ["fresh", "kills its master"]
 
 
+def test_a_retry_keeps_its_place_however_often_the_master_is_restarted() -> None:
+    scene = StoredScene()
+    fence = scene.lease(spec("retried"))
+    scene.submit(spec("before"))
+    scene.report(failure(fence, Ending.CRASHED))  # it falls due within a second
+    scene.submit(spec("after"), at=5.0)
+
+    scene.restart(at=6.0)
+    scene.submit(spec("later"), at=7.0)
+    scene.restart(at=8.0)
+
+    order = [scene.describe(one).job for one in scene.poll(4, at=8.0)]
+    assert order == ["before", "retried", "after", "later"]
+
+
 def test_a_leased_job_whose_worker_cannot_have_survived_has_crashed_once() -> None:
     scene = StoredScene()
     fence = scene.lease(spec("a"))
@@ -341,3 +356,31 @@ def test_a_limit_that_had_grown_has_grown_still_and_what_is_held_stays_promised(
     assert scene.job("a").outgrown == 1
     assert scene.describe(fence).memory == 5
     assert scene.board.workers[WORKER].promised == 5
+
+
+def test_an_argument_is_needed_until_the_end_of_the_job_that_has_it_is_durable() -> None:
+    scene = Scene()
+    scene.submit(spec("first"))
+    scene.submit(spec("a", inputs=("first",)))
+    scene.settle(scene.report(success(scene.poll()[0])))
+
+    effects = scene.report(success(scene.poll()[0]))
+    needed = [scene.board.needs_result("first")]  # a master that dies now has its successor run `a` again
+    scene.settle(effects)
+    needed.append(scene.board.needs_result("first"))
+
+    assert needed == [True, False]
+
+
+def test_a_job_requeued_before_its_end_is_durable_needs_its_arguments_once() -> None:
+    scene = Scene()
+    scene.finish(spec("first"))
+    fence = scene.lease(spec("a", inputs=("first",)), settled={"first": JobState.COMPLETED})
+    ended = scene.report(failure(fence))
+
+    scene.requeue("a", settled={"first": JobState.COMPLETED})
+    scene.settle(ended)  # of the run before
+    scene.settle(scene.report(success(scene.poll()[0])))
+
+    assert not scene.board.needs_result("first")
+    assert not scene.board.inputs_needed

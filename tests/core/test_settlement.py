@@ -405,3 +405,13 @@ def test_a_dead_letter_is_kept_for_as_long_as_the_operator_says_at_least() -> No
     effects = scene.report(failure(fence))
 
     assert only(Ended, effects).keep_until == WALL + scene.board.settings.dead_retention_seconds
+
+
+def test_a_job_whose_time_has_just_come_does_not_wait_for_the_next_tick() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("first"))
+    scene.submit(spec("a", after=("first",), delay=5.0))
+
+    scene.report(success(fence), at=5.0)
+
+    assert scene.state("a") is JobState.QUEUED

@@ -27,13 +27,13 @@ from cluster.core.effects import (
 )
 from cluster.core.records import Certificate, Ending, JobId, Outcome, Stop
 from cluster.core.states import JobState
-from cluster.errors import StoreError
+from cluster.errors import StoreError, StoreFull
 from cluster.master import committer as module
 from cluster.master.committer import MAX_GROUP_EFFECTS, PRUNE_AFTER_ENDED, Committer
 from tests.core.builders import WALL, spec
 from tests.master.rig import DEADLINE_SECONDS, HandStore
 
-FULL = StoreError("test:", "disk full")
+FULL = StoreFull("test:", "disk full")
 
 
 class Listener:

@@ -10,7 +10,7 @@ from cluster.core.effects import QueuePaused
 from cluster.core.records import Budget, Ending, FunctionBlob, JobSpec, Options, Outcome, RetryRule
 from cluster.core.shelf import Shelf
 from cluster.core.states import JobState
-from cluster.errors import MasterUnavailable, Refused, StoreError, StoreTampered, UnknownJob
+from cluster.errors import MasterUnavailable, Refused, StoreError, StoreFull, StoreTampered, UnknownJob
 from cluster.master import durable
 from cluster.wire.messages import JobParts, Refusal
 from tests.core.builders import AT_ONCE, TASK, WALL, WORKER, failure, function, spec, stop, success
@@ -144,7 +144,7 @@ def test_a_dependency_whose_record_was_altered_has_failed(rig: Rig, monkeypatch:
 def test_when_the_store_fails_the_jobs_are_refused_and_not_run() -> None:
     store = HandStore()
     with Rig(store) as rig:
-        store.failures.append(StoreError("test:", "disk full"))
+        store.failures.append(StoreFull("test:", "disk full"))
         rig.submit(spec("a"))
 
         (refusal,) = rig.notes.of("refused")

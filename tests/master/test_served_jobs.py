@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 
 from cluster.core.records import Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import Refused, UnknownJob
-from cluster.master import served_jobs
+from cluster.master import jobs_desk, served_jobs
 from cluster.master.served_jobs import ServedJobsDesk
 from cluster.wire import calls
 from cluster.wire.calls import CALLS
@@ -169,3 +170,29 @@ def test_a_session_is_told_the_master_s_defaults_when_it_is_opened() -> None:
 
         assert opened.defaults == defaults
         desk.stop()
+
+
+def test_one_identity_leaves_sessions_for_others(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_jobs, "MAX_SESSIONS_PER_IDENTITY", 1)
+
+    with pytest.raises(Refused, match="1 clients are connected, which is the limit"):
+        served.desk.open(PEER, calls.Nothing())
+    assert served.desk.open(Peer(2, Role.ADMIN, PEER.address), calls.Nothing()).session
+
+
+def test_a_chunk_that_claims_more_items_than_it_brings_is_refused_with_its_batch(served: Served) -> None:
+    honest, hollow = spec("a"), structs.replace(spec("b"), items=1_000_000_000)
+
+    with pytest.raises(Refused, match="job b claims 1,000,000,000 items in"):
+        served.desk.submit(PEER, calls.Submit(served.session, (honest, hollow), (), number=1))
+    with pytest.raises(UnknownJob):
+        served.desk.info(PEER, calls.JobArgs("a"))
+
+
+def test_only_so_many_queues_are_paused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_desk, "MAX_PAUSED_QUEUES", 1)
+    served.desk.pause(PEER, calls.QueueArgs("a"))
+
+    with pytest.raises(Refused, match="1 queues are paused, which is the limit"):
+        served.desk.pause(PEER, calls.QueueArgs("b"))
+    served.desk.pause(PEER, calls.QueueArgs("a"))

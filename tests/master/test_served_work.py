@@ -269,6 +269,20 @@ def test_leases_of_a_listen_that_was_given_up_and_comes_late_still_reach_the_wor
         assert held.keys() == {lease.fence for lease in heard.leases}
 
 
+def test_a_listen_of_an_earlier_registration_acknowledges_nothing_and_takes_nothing() -> None:
+    with Scene() as scene:
+        scene.join()
+        scene.join(number=2)
+        scene.submit(spec("a"), spec("b"))
+        first = scene.listen(credit=1, number=2)  # and its answer gets lost
+
+        late = scene.listen(seen=7, credit=9, number=1)
+
+        assert late == Work(7)
+        assert scene.listen(credit=1, number=2) == first
+        assert [lease.job for lease in first.leases] == ["a"]
+
+
 def test_credit_of_an_earlier_registration_does_not_count() -> None:
     with Scene() as scene:
         scene.join()
@@ -415,3 +429,29 @@ def test_output_of_before_the_latest_registration_waits_until_it_is_said_again_f
         scene.tell(progress=(Progress(lease.fence, 0.0, 0.0, output=b"early late"),), number=2)
 
         assert (early, scene.jobs.output("a")) == (b"", b"early late")
+
+
+def test_a_worker_that_asks_for_the_whole_queue_gets_it_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_work, "MAX_LEASES_AT_ONCE", 2)
+    with Scene() as scene:
+        scene.join()
+        scene.submit(*[spec(str(number)) for number in range(5)])
+
+        pieces, seen = [], 0
+        for _ in range(4):
+            work = scene.listen(seen, credit=1 << 60)
+            seen = work.mark
+            pieces.append(len(work.leases))
+
+    assert pieces == [2, 2, 1, 0]
+
+
+def test_there_are_only_so_many_workers_and_one_that_is_here_may_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_work, "MAX_WORKERS", 2)
+    with Scene() as scene:
+        scene.join()
+        scene.join(worker="w#other")
+
+        with pytest.raises(Refused, match="2 workers are registered, which is the limit"):
+            scene.join(worker="w#third")
+        scene.join(number=2)

@@ -30,12 +30,12 @@ def play(lease: Lease, dice: random.Random) -> tuple[float, Report]:
     ending = _roll(nature, dice)
     if ending is Ending.SUCCEEDED:
         return seconds, Report(lease.fence, ending, f"{lease.job}/{lease.run}".encode())
-    return seconds, Report(lease.fence, ending, certificate=_certificate(ending))
+    return seconds, Report(lease.fence, ending, certificate=certificate(ending))
 
 
 def killed(lease: Lease) -> Report:
     """What a worker says of an attempt that it killed itself."""
-    return Report(lease.fence, Ending.CRASHED, certificate=_certificate(Ending.CRASHED))
+    return Report(lease.fence, Ending.CRASHED, certificate=certificate(Ending.CRASHED))
 
 
 def _roll(nature: str, dice: random.Random) -> Ending:
@@ -57,16 +57,16 @@ def _chunk(lease: Lease, nature: str, dice: random.Random) -> Report:
             ending = _roll(nature, dice) if item % 3 == 0 else Ending.SUCCEEDED
             if ending in (Ending.CRASHED, Ending.OUT_OF_MEMORY):
                 if not lease.careful:
-                    return Report(lease.fence, ending, certificate=_certificate(ending))
-                segments.append(Segment(item, 1, b"", _certificate(ending, item)))
-                return Report(lease.fence, ending, certificate=_certificate(ending, item), segments=tuple(segments))
+                    return Report(lease.fence, ending, certificate=certificate(ending))
+                segments.append(Segment(item, 1, b"", certificate(ending, item)))
+                return Report(lease.fence, ending, certificate=certificate(ending, item), segments=tuple(segments))
             if ending is Ending.SUCCEEDED:
                 segments.append(Segment(item, 1, f"{lease.job}/{lease.run}/{item}".encode()))
             else:
-                segments.append(Segment(item, 1, b"", _certificate(ending, item)))
+                segments.append(Segment(item, 1, b"", certificate(ending, item)))
     return Report(lease.fence, Ending.SUCCEEDED, segments=tuple(segments))
 
 
-def _certificate(ending: Ending, item: int = -1) -> Certificate:
+def certificate(ending: Ending, item: int = -1) -> Certificate:
     types = (ERROR,) if ending is Ending.RAISED else ()
     return Certificate(ending=ending, reason=f"the dice said {ending.name}", error_types=types, item=item)

@@ -13,9 +13,21 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from cluster.core import policy
-from cluster.core.effects import AttemptFailed, Effect, Ended, Leased
+from cluster.core.effects import Announced, AttemptFailed, Effect, Ended, Leased
 from cluster.core.policy import is_at_most_once
-from cluster.core.records import Budget, Ending, Fence, JobId, JobSpec, Lease, Options, Outcome, Report, WorkerId
+from cluster.core.records import (
+    Budget,
+    Certificate,
+    Ending,
+    Fence,
+    JobId,
+    JobSpec,
+    Lease,
+    Options,
+    Outcome,
+    Report,
+    WorkerId,
+)
 from cluster.core.states import JobState
 from cluster.wire.messages import Poll, Refusal
 from tests.sim.image import Image
@@ -33,6 +45,7 @@ class Attempt(Struct, eq=False):
 
     lease: Lease
     worker: Worker
+    is_taken: bool = False
     is_begun: bool = False
     is_orphan: bool = False  # its lease died with a master, before it was durable
 
@@ -47,17 +60,19 @@ class History:
         self.submitted: dict[JobId, JobSpec] = {}
         # Options that a requeue asked for: each may hold, confirmed or not, beside those of the submission.
         self.changed: dict[JobId, list[Options]] = {}
-        self.accepted: dict[JobId, None] = {}
+        self.accepted = image.heard
         self.refused: dict[JobId, int] = {}  # and when (see `mark`)
         self._refusals: list[JobId] = []
         self._told_at: dict[tuple[JobId, int], int] = {}
-        self.resurrected: dict[JobId, None] = {}  # refused, but a commit that "failed" had written them: see below
         self.told: dict[tuple[JobId, int], Outcome] = {}
         self.running: dict[JobId, dict[Fence, Attempt]] = {}
         self.starts: Counter[tuple[JobId, int]] = Counter()
+        self._tries: Counter[JobId] = Counter()
         self._completed: dict[JobId, None] = {}  # as decided; a dependant may start early
         self._highest_fence = 0
         self._handed: dict[Fence, Attempt] = {}
+        self._alive: dict[Fence, Attempt] = {}  # those of them that are not known to be over
+        self.workers: dict[str, Worker] = {}  # by name
 
     def fail(self, invariant: str, sentence: str) -> None:
         """A promise is broken."""
@@ -81,48 +96,50 @@ class History:
                     self._world.note("ended", outcome.job, outcome.run, outcome.state.name)
                     if outcome.state is JobState.COMPLETED:
                         self._completed[outcome.job] = None
-                    if outcome.certificate is not None and outcome.certificate.ending is Ending.WORKER_LOST:
-                        self._lost_fairly(host, outcome.worker)
+                    if outcome.certificate is not None:
+                        self._lost_fairly(host, outcome.certificate, outcome.worker)
                 case AttemptFailed():
                     self._world.note("failed", effect.job, effect.run, effect.certificate.ending.name)
-                    if effect.certificate.ending is Ending.WORKER_LOST:
-                        self._lost_fairly(host, effect.certificate.worker)
+                    self._lost_fairly(host, effect.certificate, effect.certificate.worker)
+                case Announced():
+                    self._world.note("announced", effect.sentence)
+                    self._world.counts["announced"] += 1
                 case _:
                     pass
 
-    def _lost_fairly(self, host: Host, worker: WorkerId) -> None:
+    def _lost_fairly(self, host: Host, certificate: Certificate, worker: WorkerId) -> None:
         """A worker that was there before the master slept has a whole timeout from its waking on."""
+        if certificate.ending is not Ending.WORKER_LOST or "no heartbeat" not in certificate.reason:
+            return
         awake = self._world.now - host.awake_since
         if awake < host.timeout_seconds - SLACK_SECONDS:
             self.fail("sleep", f"{worker} is found lost {awake:.2f} s after the master woke")
 
     def master_died(self, image: Image) -> None:
-        """Note what can't be held against the next master.
+        """Note what can't be held against the next master, and what it must not find.
 
         A lease that was handed out early and is not durable is unknown to it; its attempt, if the worker survived,
-        runs on and is fenced off. A refusal that was told after a failed commit is undone by the next commit, and
-        until then the image may hold the job: a master that dies in between comes back with it.
+        runs on and is fenced off. A job that a client knows to be refused must not come back with it.
         """
-        for attempts in self.running.values():
-            for fence, attempt in attempts.items():
-                stored = image.find(attempt.lease.job)
-                attempt.is_orphan = stored is None or stored.fence != fence
-        for job in [job for job in self.refused if image.has(job)]:
-            self._world.counts["resurrected"] += 1
-            del self.refused[job]
-            self.resurrected[job] = None
+        for fence, attempt in self._alive.items():
+            stored = image.find(attempt.lease.job)
+            attempt.is_orphan = stored is None or stored.fence != fence
+        for job in self.refused:
+            if image.has(job):
+                self.fail("refused", f"{job} was refused, and the next master will find it in the store")
 
     def submits(self, specs: Sequence[JobSpec]) -> None:
-        """A client tries (again, if the job has a key and was refused before)."""
+        """A client tries (again, or another does, if the job has a key)."""
         for spec in specs:
+            self._tries[spec.id] += 1
             self.refused.pop(spec.id, None)
 
     # --- what clients are told -----------------------------------------------------------------------------------
 
     def tell_accepted(self, jobs: Sequence[JobId]) -> None:
         """Acknowledged: it must be on disk, now and until it has ended."""
+        self._world.note("told accepted", *jobs)
         for job in jobs:
-            self._world.note("told accepted", job)
             if not self._image.has(job):
                 self.fail("tell", f"{job} is acknowledged and is not durable")
             if job in self.refused:
@@ -133,13 +150,14 @@ class History:
         """Nothing may have been promised about it before."""
         for refusal in refusals:
             self._world.note("told refused", refusal.job, refusal.kind)
-            if refusal.kind == "key":
-                continue
+            if refusal.kind == "key" or refusal.job in self._image.pruned:
+                continue  # it is another one's, or it had ended, and its retention is over
+            if self._tries[refusal.job] > 1:
+                continue  # of a key that several use it may be refused to one and taken from another
             if refusal.job in self.accepted:
                 self.fail("lost", f"{refusal.job} was acknowledged and is refused: {refusal.reason}")
-            if refusal.job not in self.resurrected:
-                self.refused[refusal.job] = self.mark()
-                self._refusals.append(refusal.job)
+            self.refused[refusal.job] = self.mark()
+            self._refusals.append(refusal.job)
 
     def tell_ended(self, outcomes: Sequence[Outcome]) -> None:
         """The same in every telling, and durable at that moment."""
@@ -161,16 +179,23 @@ class History:
         """How much has been told so far."""
         return len(self.told) + len(self._refusals)
 
-    def handed(self, worker: Worker, poll: Poll, asked: int) -> list[Attempt]:
+    def handed(self, worker: WorkerId, poll: Poll, asked: int) -> None:
         """Leases leave the master, for a poll that was made when `asked` things had been told."""
-        attempts = []
         for lease in poll.leases:
-            attempt = self._handed[lease.fence] = self._check_handed(worker, lease, asked)
-            attempts.append(attempt)
-        return attempts
+            attempt = self._check_handed(self.workers[worker.partition("#")[0]], lease, asked)
+            self._handed[lease.fence] = self._alive[lease.fence] = attempt
+
+    def taken(self, worker: Worker, lease: Lease) -> Attempt:
+        """A lease is in its worker's hands."""
+        attempt = self._handed[lease.fence]
+        if attempt.worker is not worker or attempt.is_taken:
+            self.fail("fence", f"lease {lease.fence} of {lease.job} is in two hands, of {worker.id} too")
+        attempt.is_taken = True
+        return attempt
 
     def asks_for(self, job: JobId, budget: Budget) -> None:
-        """A requeue with another budget is under way."""
+        """A requeue, perhaps with another budget, is under way."""
+        self._image.requested[job] += 1
         known = self.changed.setdefault(job, [])
         found = [policy.with_budget(options, budget) for options in (self.submitted[job].options, *known)]
         known += [options for options in dict.fromkeys(found) if options not in known]
@@ -223,6 +248,7 @@ class History:
 
     def over(self, attempt: Attempt) -> None:
         """An attempt runs no more."""
+        self._alive.pop(attempt.lease.fence, None)
         others = self.running.get(attempt.lease.job)
         if others is not None:
             others.pop(attempt.lease.fence, None)

@@ -26,7 +26,7 @@ from cluster.core.effects import (
 )
 from cluster.core.records import Ending, Fence, JobId, JobSpec, Outcome, Report
 from cluster.core.states import JobState
-from cluster.errors import StoreError
+from cluster.errors import StoreError, StoreFull
 from cluster.store.memory import MemoryStore
 from tests.sim.world import Crash, Violation, World
 
@@ -47,6 +47,8 @@ class Image(MemoryStore):
         self.seqs: dict[JobId, int] = {}
         self.outcomes: dict[tuple[JobId, int], Outcome] = {}
         self.pruned: dict[JobId, None] = {}
+        self.requested: Counter[JobId] = Counter()  # requeues that were asked for
+        self.heard: dict[JobId, None] = {}  # whose clients know that they are here
         self.reports: dict[Fence, Report] = {}  # what its worker said, for the budgets' audit
         self.leased: dict[Fence, None] = {}  # every lease that ever was durable
         self.switched: Counter[str] = Counter()  # how often each queue was paused or resumed
@@ -68,9 +70,13 @@ class Image(MemoryStore):
         world.interleave()
 
     def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:
-        """Drop what is over, and remember it for the checker."""
+        """Drop what is over, and remember it for the checker.
+
+        Retention is seconds here and outages last longer, which is unfair: a client that has heard nothing of its job
+        submits it anew after an outage, and it would run again. So it outlasts every outage.
+        """
         before = dict.fromkeys(self._ids)
-        dropped = super().prune(wall, is_needed, limit)
+        dropped = super().prune(wall, lambda job: job not in self.heard or is_needed(job), limit)
         self.pruned.update(dict.fromkeys(name for name in before if name not in self._ids))
         return dropped
 
@@ -88,12 +94,16 @@ class Image(MemoryStore):
         world = self._world
         if world.now >= self._fails_until and world.dice.random() < 0.3:
             self._fails_until = world.now + world.dice.uniform(0.2, 3.0)
-        is_written = world.dice.random() < 0.4
-        if is_written:
+        how = world.dice.choice(
+            ("after writing", "after writing", "before writing", "for lack of room", "for lack of room")
+        )
+        if how == "after writing":
             self._write(records)
         world.fault("commit failed")
-        world.note("commit fails", "after writing" if is_written else "before writing")
-        raise StoreError(self.url, "the disk is full")
+        world.note("commit fails", how)
+        if how == "for lack of room":  # and the store knows that it has written nothing
+            raise StoreFull(self.url, "the disk is full")
+        raise StoreError(self.url, "the disk does not answer")
 
     def _write(self, records: Sequence[Record]) -> None:
         super().commit(records)
@@ -123,6 +133,10 @@ class Image(MemoryStore):
                 self._audit_failure(record.seq, record.run, record.fence, record.certificate.ending)
             case Requeued():
                 self._know(record.seq, record)
+                if record.run > 1 + self.requested[record.job]:
+                    raise Violation(
+                        f"once: {record.job} was requeued {self.requested[record.job]} times and is at run {record.run}"
+                    )
             case Rebudgeted():
                 self._know(record.seq, record)
                 self.specs[record.seq] = record.admitted.spec

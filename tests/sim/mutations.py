@@ -1,4 +1,4 @@
-"""Faults planted in the core and the master, one at a time: a simulator that misses one of them proves nothing.
+"""Faults planted in the core, the master and both sides of the wire, one at a time: a simulator that misses one of them proves nothing.
 
 Each is applied to a copy of the package in a temporary folder, and the simulator runs there, in a process of its own,
 until a seed fails. `python -m tests.sim.mutations` prints which seed found which fault, and what it said.
@@ -17,8 +17,8 @@ from pathlib import Path
 from msgspec import Struct
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = 1500
-TIMEOUT_SECONDS = 90.0
+SEEDS = 2000
+TIMEOUT_SECONDS = 300.0
 
 
 class Mutation(Struct, frozen=True):
@@ -219,6 +219,150 @@ MUTATIONS = (
         "min(record.due - now.wall, _longest_delay(record))",
         "(record.due - now.wall)",
     ),
+    Mutation(
+        "a job is refused before what a failed commit wrote of it is struck out",
+        "master/committer.py",
+        "is_waiting = isinstance(effect, TellRefused) and effect.job in self._condemned",
+        "is_waiting = False",
+    ),
+    Mutation(
+        "a listing shows what a failed commit left",
+        "master/listing.py",
+        " and not master.committer.is_condemned(info.id)",
+        "",
+    ),
+    Mutation(
+        "leases that became durable are not handed out",
+        "master/mailboxes.py",
+        "        return stops, granted",
+        "        return stops, []",
+    ),
+    Mutation(
+        "a request is carried out as often as it comes",
+        "master/requests.py",
+        "        return self._store.answer(request) if recent is None else recent",
+        "        return None",
+    ),
+    Mutation(
+        "a request's answer dies with the master",
+        "master/requests.py",
+        "        return [Answered(request, answer, wall + KEEP_SECONDS)]",
+        "        return []",
+    ),
+    Mutation(
+        "who watches another one's job is not told of its end",
+        "master/sessions.py",
+        "if wanted <= run]",
+        "if False]",
+    ),
+    Mutation(
+        "whoever watches a job that has just ended is not told",
+        "master/jobs_desk.py",
+        "                if not on_board.is_terminal:\n                    return info",
+        "                return info",
+    ),
+    Mutation(
+        "a job that is submitted again after its end is admitted anew",
+        "master/jobs_desk.py",
+        "if (is_again or spec.key) and (spec.id not in board.jobs or",
+        "if spec.key and (spec.id not in board.jobs or",
+    ),
+    Mutation(
+        "a batch that comes twice is taken twice",
+        "master/served_jobs.py",
+        "if said.number > client.last_batch:",
+        "if True:",
+    ),
+    Mutation(
+        "what a session was told is dropped one entry too early",
+        "master/told.py",
+        "while self._entries and self._entries[0].number <= seen:",
+        "while self._entries and self._entries[0].number <= seen + 1:",
+    ),
+    Mutation(
+        "leases whose answer was lost are not sent again",
+        "master/served_work.py",
+        "if seat.unacknowledged is not None and said.seen < seat.mark:",
+        "if False:",
+    ),
+    Mutation(
+        "a listen of an earlier registration acknowledges leases of this one",
+        "master/served_work.py",
+        "        if said.number != seat.number:\n",
+        "        if False:\n",
+    ),
+    Mutation(
+        "a registration that comes twice makes a new seat",
+        "master/served_work.py",
+        "            if said.number == old.number:\n",
+        "            if False:\n",
+    ),
+    Mutation(
+        "a worker is told that its reports are taken before they are durable",
+        "master/served_work.py",
+        "        return bool(said.reports or said.stopped or said.given_back)",
+        "        return False",
+    ),
+    Mutation(
+        "a worker that registers again names no leases",
+        "wire/remote_work.py",
+        "said = Register(hello, tuple(sorted(self._held)), self._number)",
+        "said = Register(hello, (), self._number)",
+    ),
+    Mutation(
+        "a worker takes the same answer twice",
+        "wire/remote_work.py",
+        "if life != self._life or work.mark <= self._seen:",
+        "if life != self._life:",
+    ),
+    Mutation(
+        "a worker goes on after its lease is over",
+        "wire/remote_work.py",
+        "if self._mono() >= self._lease_until:",
+        "if False:",
+    ),
+    Mutation(
+        "a worker leaves with something untold",
+        "wire/remote_work.py",
+        "        if not is_told:\n",
+        "        if False:\n",
+    ),
+    Mutation(
+        "a lease counts from when the heartbeat was answered",
+        "wire/remote_work.py",
+        "                self._renew(sent)\n",
+        "                self._renew(self._mono())\n",
+    ),
+    Mutation(
+        "what was said while a batch was told counts as told",
+        "wire/untold.py",
+        "        del self.reports[: len(said.reports)]",
+        "        self.reports.clear()",
+    ),
+    Mutation(
+        "an accepted job's outcome is not awaited",
+        "wire/books.py",
+        "            if self._acknowledge(job):\n                self.expect(job)",
+        "            self._acknowledge(job)",
+    ),
+    Mutation(
+        "a batch without an answer is sent again as another one",
+        "wire/conversation.py",
+        "            unanswered = list(self._unanswered.values())",
+        "            unanswered: list[calls.Submit] = []",
+    ),
+    Mutation(
+        "the next master is not sent what the last one had not acknowledged",
+        "wire/conversation.py",
+        "                self._books.passed.clear()\n",
+        "",
+    ),
+    Mutation(
+        "what is awaited is not watched in the next session",
+        "wire/conversation.py",
+        "            yield from self._watch_again(opened.session)\n",
+        "",
+    ),
 )
 
 
@@ -258,9 +402,12 @@ def mutate(file: Path, mutation: Mutation) -> None:
 
 
 def main() -> int:
-    """Hunt all of them."""
+    """Hunt all of them, or those whose file and name have the words given."""
     missed = 0
+    wanted = sys.argv[1:]
     for mutation in MUTATIONS:
+        if not all(word in f"{mutation.file} {mutation.name}" for word in wanted):
+            continue
         found = hunt(mutation)
         missed += found.seed < 0
         print(

@@ -13,20 +13,24 @@ import logging
 from msgspec import Struct
 
 from cluster.master import durable
+from cluster.wire import calls
 from cluster.wire.messages import Hello
 from tests.sim import catalogue, invariants
 from tests.sim.client import Client
 from tests.sim.history import History
-from tests.sim.host import Host
+from tests.sim.host import PEER, Host
 from tests.sim.image import Image
-from tests.sim.network import Network
+from tests.sim.network import Caller, Network
 from tests.sim.worker import Worker
 from tests.sim.world import Crash, Violation, World
 
 # After the last fault: the longest chain of retries, each as slow as can be, on slots that many jobs share.
 MAX_CALM_SECONDS = 600.0
 CALM_LOOK_SECONDS = 1.0
-MASTER_LOG = logging.getLogger("cluster.master")
+# Of those that wait when the faults end; enough that chains of dependants and of retries are among them.
+MAX_LEFT_JOBS = 15
+RUNS_PER_SWEEP = 32
+LOG = logging.getLogger("cluster")
 
 
 class Result(Struct, frozen=True):
@@ -61,11 +65,15 @@ class Run:
         self.image = Image(self.world)
         self.history = History(self.world, self.image)
         self.host = Host(self.world, self.image, self.history)
-        network = Network(self.world, self.host)
+        self.network = network = Network(self.world, self.host)
         dice = self.world.dice
-        self.workers = [Worker(self.world, network, self.history, self._hello(n)) for n in range(dice.randint(1, 3))]
-        self.clients = [Client(self.world, network, self.history, f"{chr(97 + n)}") for n in range(dice.randint(1, 3))]
-        self.host.on_up.append(self._master_up)
+        self.workers = [
+            Worker(self.world, network, self.host, self.history, self._hello(n)) for n in range(dice.randint(1, 3))
+        ]
+        self.clients = [
+            Client(self.world, network, self.host, self.history, chr(97 + n)) for n in range(dice.randint(1, 3))
+        ]
+        self._is_cleared = False
         self.host.on_down.append(self._master_down)
 
     def _hello(self, n: int) -> Hello:
@@ -120,7 +128,7 @@ class Run:
                 client.act()
                 self._let_act(client)
 
-        self.world.after(self.world.dice.expovariate(1.5), act)
+        self.world.after(self.world.dice.expovariate(2.8), act)
 
     def _let_fail(self) -> None:
         """Faults of whole parties, about one a second."""
@@ -137,29 +145,44 @@ class Run:
         dice, plan = world.dice, world.plan
         kind = dice.random()
         worker = dice.choice(self.workers)
-        if kind < 0.2:
+        is_awake = self.host.is_up and not self.host.is_frozen
+        if kind < 0.13:
             world.fault("worker killed")
-            worker.die(seconds=dice.uniform(0.1, 8.0))
-        elif kind < 0.35:
+            worker.die(seconds=dice.uniform(0.1, 4.0))
+        elif kind < 0.25:
             world.fault("worker frozen")
             worker.freeze(dice.choice((0.5, 3.0, 9.0, 14.0)))
-        elif kind < 0.42:
-            world.fault("registration repeated")
-            worker.join_again()
-        elif kind < 0.55:
+        elif kind < 0.30:
+            worker.give_back()
+        elif kind < 0.39:
             world.counts["drains"] += 1
             worker.drain()
-        elif kind < 0.65:
+        elif kind < 0.48:
             world.fault("clock stepped")
             world.wall_offset += dice.uniform(-1.0, 1.0) * plan.max_clock_step_seconds
-        elif kind < 0.75 and self.host.is_up and not self.host.is_frozen:
+        elif kind < 0.57 and is_awake:
             world.fault("master frozen")
             self.host.freeze(dice.choice((0.2, 2.0, 7.0, 12.0, 25.0)))
-        elif kind < 0.82 and self.host.is_up and plan.crash_rate:
+        elif kind < 0.64 and self.host.is_up and plan.crash_rate:
             world.fault("master killed")
             self.host.crash()
-        elif kind < 0.9 and self.host.is_up and not self.host.is_frozen:
+        elif kind < 0.71 and is_awake:
             self.host.master.committer.prune_soon()
+        elif kind < 0.86:
+            self._cut()
+        elif kind < 0.92:
+            world.fault("client killed")
+            dice.choice(self.clients).die()
+
+    def _cut(self) -> None:
+        """Part some of the parties from the master, wholly or in one direction, while the others go on."""
+        dice = self.world.dice
+        parties: list[Caller] = [*self.clients, *self.workers]
+        which = dice.randrange(3)
+        seconds = dice.choice((0.5, 3.0, 8.0, 14.0))
+        self.world.fault("network cut")
+        for party in dice.sample(parties, dice.randint(1, len(parties))):
+            self.network.cut(party, seconds, asking=which != 1, answering=which != 2)
 
     # --- phase 2 ---------------------------------------------------------------------------------------------------
 
@@ -167,16 +190,30 @@ class Run:
         self.world.note("calm")
         self.world.is_calm = True
 
+    def _clear(self) -> None:
+        """An operator cancels the most of what still waits: it would be run by the hundred, with nothing to go wrong."""
+        board = self.host.master.board
+        waiting = [name for name, job in board.jobs.items() if not job.fence and not job.is_terminal]
+        chosen = tuple(waiting[MAX_LEFT_JOBS:])
+        self.world.note("cleared", len(chosen))
+        try:
+            self.host.jobs.cancel(PEER, calls.Cancel(chosen, 0.0))
+        except Crash:
+            self.host.crash()
+
     def _is_over(self) -> bool:
         if not self.host.is_up or self.host.is_frozen or self.host.held:
             return False
         board = self.host.master.board
+        if not self._is_cleared:
+            self._is_cleared = True
+            self._clear()
         if board.placement.paused:
             self.clients[0].resume_queues()
             return False
         if self.host.master.committer._log or board.leases or board.jobs:
             return False
-        return not any(client.waits for client in self.clients)
+        return not any(client.is_waiting for client in self.clients)
 
     def _what_is_left(self) -> str:
         board = self.host.master.board
@@ -186,15 +223,9 @@ class Run:
 
     # --- the master comes and goes -----------------------------------------------------------------------------------
 
-    def _master_up(self) -> None:
-        for client in self.clients:
-            client.connect(self.host)
-
     def _master_down(self) -> None:
-        for client in self.clients:
-            client.disconnect()
         for worker in self.workers:
-            worker.master_died(is_embedded=not self.world.plan.workers_survive)
+            worker.master_died()
 
 
 def run(seed: int, *, is_verbose: bool = False) -> Result:
@@ -202,9 +233,11 @@ def run(seed: int, *, is_verbose: bool = False) -> Result:
     simulation = Run(seed)
     world = simulation.world
     handler = Swallowed(simulation.history)
-    was_propagating, MASTER_LOG.propagate = MASTER_LOG.propagate, False
-    MASTER_LOG.addHandler(handler)
-    gc.disable()  # a run makes few cycles, and they can wait for its end
+    was_propagating, LOG.propagate = LOG.propagate, False
+    level = LOG.level
+    LOG.setLevel(logging.ERROR)
+    LOG.addHandler(handler)
+    gc.disable()  # a run is one heap of cycles, of which nothing is over before its end
     failure = ""
     # Calls that are durable on return wait for the committer, which is not a thread here: they find it done or give up.
     patience, durable.DURABLE_SECONDS = durable.DURABLE_SECONDS, 0.0
@@ -217,7 +250,33 @@ def run(seed: int, *, is_verbose: bool = False) -> Result:
     finally:
         durable.DURABLE_SECONDS = patience
         gc.enable()
-        MASTER_LOG.removeHandler(handler)
-        MASTER_LOG.propagate = was_propagating
+        LOG.removeHandler(handler)
+        LOG.propagate = was_propagating
+        LOG.setLevel(level)
     tail = world.tail(None if is_verbose else 60) if failure or is_verbose else ""
-    return Result(seed, failure, tail, world.digest(), dict(world.counts), world.now - 1000.0)
+    result = Result(seed, failure, tail, world.digest(), dict(world.counts), world.now - 1000.0)
+    _dismantle(simulation)
+    if seed % RUNS_PER_SWEEP == 0:
+        gc.collect()
+    return result
+
+
+def _dismantle(simulation: Run) -> None:
+    """Undo the cycles, so that nothing is left for the collector, to which ten thousand objects of each run are work."""
+    parties = (*simulation.workers, *simulation.clients)
+    for master in simulation.host.masters:
+        for part in (master.committer, master.board, master.sessions, master.mailboxes, master.timekeeper, master):
+            vars(part).clear()
+    simulation.world.heap.clear()
+    for thing in (
+        *parties,
+        simulation.network,
+        simulation.host,
+        simulation.history,
+        simulation.image,
+        simulation.world,
+    ):
+        vars(thing).clear()
+
+
+gc.freeze()  # what is imported by now stays, and need not be looked at with every collection

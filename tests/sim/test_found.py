@@ -11,7 +11,7 @@ from cluster.core import events
 from cluster.core.board import Settings
 from cluster.core.records import Ending, FunctionBlob, JobId, JobSpec, Options, Outcome, Report, RetryRule
 from cluster.core.states import JobState
-from cluster.errors import StoreError, UnknownJob
+from cluster.errors import StoreError, StoreFull, UnknownJob
 from cluster.master.jobs_desk import JobsDesk
 from cluster.master.master import Clock, Master
 from cluster.master.work_desk import WorkDesk
@@ -35,8 +35,10 @@ class FailingStore(MemoryStore):
     def commit(self, records: Sequence[Record]) -> None:
         if self.failure != "before writing":
             super().commit(records)
+        if self.failure == "before writing":
+            raise StoreFull(self.url, "the disk is full")
         if self.failure:
-            raise StoreError(self.url, "the disk is full")
+            raise StoreError(self.url, "the disk does not answer")
 
 
 class Sink:
@@ -154,14 +156,31 @@ def test_a_job_that_is_undone_is_unknown_at_once(failure: str) -> None:
     small = Small()
     small.store.failure = failure
     small.submit(job("a"))
-    assert small.sink.heard == ["refused a"]
 
     with pytest.raises(UnknownJob):
         small.jobs.watch(small.session, "a")
+    assert small.jobs.page()[0] == []
 
     small.store.failure = ""
     small.master.committer.drive()
+    assert small.sink.heard == ["refused a"]
     assert small.store.find("a") is None
+
+
+def test_a_refusal_waits_until_the_job_is_struck_out_where_a_commit_may_have_written_it() -> None:
+    small = Small()
+    small.store.failure = "after writing"
+    small.submit(job("a"))
+    assert small.store.find("a") is not None
+    small.store.failure = "before writing"
+    small.submit(job("a"))  # its client does not know, and asks again
+    assert small.sink.heard == []  # a master that died now would leave the job to the next one, which would run it
+
+    small.store.failure = ""
+    small.master.committer.drive()
+
+    assert small.store.find("a") is None
+    assert small.sink.heard == ["refused a", "refused a"]
 
 
 def test_a_wall_clock_that_was_set_back_does_not_make_a_restored_job_wait() -> None:

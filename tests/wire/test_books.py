@@ -52,19 +52,49 @@ def test_an_end_acknowledges_and_a_refusal_strikes_out() -> None:
 
     books.take(Told(1, refused=(Refusal("b", "refused", "no"),), ended=(ended("a"),)))
 
-    assert [job.id for job in books.rest(())] == ["c"]
+    assert [job.id for job in books.rest()] == ["c"]
     assert books.awaited == {}
 
 
 def test_the_outcome_of_an_earlier_run_is_not_the_awaited_one() -> None:
     books = Books()
-    books.expect("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=2))
+    books.ask("a")
+    books.answered("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=2))
 
     books.take(Told(1, ended=(ended("a", run=1),)))
     is_kept = dict(books.awaited)
     books.take(Told(2, ended=(ended("a", run=2),)))
 
     assert (is_kept, books.awaited) == ({"a": 2}, {})
+
+
+def test_an_outcome_that_overtakes_the_answer_of_the_question_is_not_awaited_again() -> None:
+    books = Books()
+    books.ask("a")
+
+    books.take(Told(1, ended=(ended("a"),)))
+    books.answered("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=1))
+
+    assert books.awaited == {}
+
+
+def test_a_question_that_was_not_answered_leaves_nothing() -> None:
+    books = Books()
+    books.ask("a")
+
+    books.answered("a", None)
+
+    assert books.awaited == {}
+
+
+def test_what_was_struck_out_stays_out_whatever_an_older_answer_says() -> None:
+    books = Books()
+    books.ask("a")
+
+    books.strike(["a"])
+    books.answered("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=1))
+
+    assert books.awaited == {}
 
 
 def test_an_acknowledgement_that_comes_twice_changes_nothing() -> None:

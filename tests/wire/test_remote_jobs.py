@@ -98,6 +98,25 @@ def test_a_batch_whose_answer_was_lost_is_admitted_once(far: Far) -> None:
     assert far.admitted() == 2
 
 
+def test_a_batch_without_an_answer_comes_again_under_its_number(far: Far) -> None:
+    far.line.losing_answers["submit"] = 2
+
+    far.submit("a")
+    far.notes.wait("accepted")
+    far.line.wait_said("submit", 3)
+    far.desk.info("a")  # waits until all is passed on
+    far.submit("b")
+    far.notes.wait("accepted", 2)
+
+    # In another batch it could be admitted, though a commit that failed had it refused meanwhile.
+    assert [(said.number, [job.id for job in said.jobs]) for said in far.line.said("submit")] == [
+        (1, ["a"]),
+        (1, ["a"]),
+        (1, ["a"]),
+        (2, ["b"]),
+    ]
+
+
 def test_a_job_that_ended_before_its_batch_comes_again_is_told_and_not_run_again(far: Far) -> None:
     far.line.losing_answers["submit"] = 1
     far.line.losing_answers["listen"] = 1  # and the listener is cut off too

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.core.records import Digest, Ending, FunctionBlob, Lease, Options, Report, Stop
-from cluster.errors import Refused, StoreTampered
+from cluster.errors import MasterUnavailable, Refused, StoreTampered
 from cluster.wire import remote_work
 from cluster.wire.calls import FetchFunction, Heartbeat, Register, Tell, Welcome, Work, WorkerArgs, WorkListen
 from cluster.wire.messages import Health, Hello, Poll, Progress
@@ -359,6 +359,22 @@ def test_leaving_a_master_that_is_gone_takes_a_bounded_time(monkeypatch: pytest.
         with pytest.raises(Refused):
             rig.remote.poll("w#1", 1)
         rig.remote.leave("w#1")
+
+
+def test_a_worker_with_something_untold_does_not_say_that_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_work, "MAX_LEAVE_SECONDS", 0.05)
+    desk = Desk()
+    with a_rig(desk) as rig:
+        rig.join()
+        desk.put(1)
+        rig.poll(1, lambda poll: poll.leases)
+        desk.failing = MasterUnavailable("the store does not answer")
+        rig.remote.report("w#1", [done(1)])
+
+        rig.remote.leave("w#1")
+
+        # It would hand back a lease that was begun, and a job that may run only once would run again.
+        assert rig.line.said("leave") == []
 
 
 def test_closing_twice_or_before_anything_is_harmless() -> None:
