@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sim sim-long chaos kills clean
+.PHONY: help demo test check coverage bench sim sim-long chaos kills clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -29,6 +29,11 @@ check: $(READY) ## format, lint, strict types, floors and shape
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest -q tests/project/test_floors.py tests/project/test_shape.py
+
+# Without the Hypothesis machine: what it comes to differs from run to run.
+coverage: $(READY) ## unit tests alone take every branch of what decides over jobs
+	@$(RUN) -m coverage run -m pytest -q --ignore=tests/core/test_machine.py tests/core tests/master
+	@$(RUN) -m coverage report --skip-covered
 
 bench: $(READY) ## our speed beside the standard library's, in one run
 	@$(RUN) -m benchmarks

@@ -66,6 +66,10 @@ def end_group(process: subprocess.Popen[str]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with the project importable whether it is installed or not."""
+    """This process's environment, with the project importable whether it is installed or not.
+
+    Where bytecode is not to be kept, ours would be compiled at each start and the standard library's would not.
+    """
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -82,7 +82,10 @@ class JobError(ClusterError):
         self.certificate = certificate
 
     def __str__(self) -> str:
-        return f"job {self.job}: {self.reason}"
+        why = self.certificate
+        if why is None or not why.worker:
+            return f"job {self.job}: {self.reason}"
+        return f"job {self.job}: {self.reason} (attempt {why.attempt}, worker {why.place})"
 
     def __repr__(self) -> str:
         # Without the certificate, which is a page of text.

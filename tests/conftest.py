@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves no process behind, and Hypothesis knows that the machine may be busy.
+"""What holds for every test: signals are as in a terminal, no process is left, Hypothesis knows of a busy machine.
 
 Each process that a test starts inherits `TESTS_RUN` in its environment, and so do that one's children, whoever adopts
 them. After each module every process that carries this run's mark must be gone. (The kit scrubs names that start with
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import uuid
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,20 @@ GRACE_SECONDS = 10.0
 
 hypothesis.settings.register_profile("kit", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("kit")
+
+
+def hear_signals() -> None:
+    """Whoever runs the tests may have SIGHUP (nohup) or SIGINT (a script's background job) ignored: not so the tests.
+
+    What is ignored stays so in the programs that they start. A handler does not: those have the default.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+hear_signals()
 
 
 def processes_of_this_run() -> list[psutil.Process]:

@@ -5,6 +5,7 @@ import concurrent.futures
 import copy
 import inspect
 import pickle
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -104,6 +105,21 @@ def test_an_error_that_ends_a_job_carries_its_death_certificate(kind: type[JobEr
 
     assert error.certificate is CERTIFICATE
     assert kind("abc-1", "killed by SIGSEGV").certificate is None
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ({}, ""),
+        ({"attempt": 2, "host": "node1"}, ""),  # nobody had it
+        ({"attempt": 2, "worker": "w#1"}, " (attempt 2, worker w#1)"),
+        ({"attempt": 2, "worker": "w#1", "host": "node1", "pid": 7}, " (attempt 2, worker w#1 on node1, pid 7)"),
+    ],
+)
+def test_an_error_that_ends_a_job_says_where_as_far_as_that_is_known(known: dict[str, Any], told: str) -> None:
+    certificate = Certificate(ending=Ending.CRASHED, reason="it died", **known)
+
+    assert str(JobError("abc-1", "it died", certificate)) == f"job abc-1: it died{told}"
 
 
 def test_a_cancelled_job_is_a_cancelled_future_to_the_standard_library() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cluster.client.job import Job
+if TYPE_CHECKING:
+    from cluster.client.job import Job  # it loads cloudpickle, and a master is started by this command line too
 
 # Python loses a Ctrl-C that comes in the instant before a thread goes to sleep; it is noticed when the slice is over.
 SLICE_SECONDS = 1.0

@@ -160,8 +160,8 @@ def print_certificate(title: str, why: Certificate) -> None:
     print_fields(
         [
             ("  reason", why.reason),
-            ("  where", f"{why.worker} on {why.host}, pid {why.pid}" if why.worker else ""),
-            ("  ran", f"{duration_text(why.seconds)}, cpu {duration_text(why.cpu_seconds)}" if why.seconds else ""),
+            ("  where", why.place),
+            ("  ran", _time_text(why)),
             ("  memory", f"{size_text(why.peak_memory)} at most" if why.peak_memory else ""),
         ]
     )
@@ -169,6 +169,14 @@ def print_certificate(title: str, why: Certificate) -> None:
         if text:
             typer.echo(f"  {heading}:")
             typer.echo("\n".join(f"    {line}" for line in text.rstrip().splitlines()))
+
+
+def _time_text(why: Certificate) -> str:
+    if not why.seconds:
+        return ""
+    # Of what the master ended by itself nobody has told the cpu time.
+    cpu = f", cpu {duration_text(why.cpu_seconds)}" if why.cpu_seconds else ""
+    return f"{duration_text(why.seconds)}{cpu}"
 
 
 @app.command()

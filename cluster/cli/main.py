@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli import cancelling, dead, jobs, lifecycle, processes, queues, replaying, store
+from cluster.cli import cancelling, certs, dead, jobs, lifecycle, processes, queues, replaying, store
 from cluster.cli.option_groups import INTERRUPTED_STATUS
 from cluster.cli.submit import SubmitCommand, submit
 from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
@@ -65,6 +65,7 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(dead.app, name="dead")
 app.add_typer(queues.app, name="queue")
 app.add_typer(store.app, name="store")
+app.add_typer(certs.app, name="certs")
 processes.add_to(app)
 
 

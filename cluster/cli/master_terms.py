@@ -37,13 +37,14 @@ class MasterTerms:
 def read_defaults(terms: MasterTerms) -> Options:
     """What jobs get that say nothing themselves. Raises `Refused` with what to write."""
     from cluster.client import option_values as values
+    from cluster.core.bounds import FACTORS
     from cluster.core.records import Options, RetryRule
 
     try:
         retry = RetryRule(
             max_retries=values.count("default-retries", terms.default_retries),
             backoff=values.delay("default-backoff", as_number(terms.default_backoff)),
-            factor=values.fraction("default-factor", terms.default_factor, *values.FACTORS),
+            factor=values.fraction("default-factor", terms.default_factor, *FACTORS),
             max_delay=values.delay("default-max-delay", as_number(terms.default_max_delay)),
             jitter=values.fraction("default-jitter", terms.default_jitter, 0.0, 1.0),
         )

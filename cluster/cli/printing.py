@@ -30,6 +30,7 @@ STATE_STYLES = {
     "ready": "green",
     "dead_letter": "red",
     "lost": "red",
+    "refusing": "red",
     "expired": "yellow",
     "cancelled": "yellow",
     "draining": "yellow",

@@ -51,6 +51,7 @@ class MapCall(Struct, frozen=True, kw_only=True):
     ordered: bool
     errors: Errors
     progress: bool
+    is_column: bool = False  # its inputs are the one argument of each item, not tuples of arguments
 
     def __post_init__(self) -> None:
         check_errors(self.errors)

@@ -8,13 +8,10 @@ the jobs that were submitted before belong to the parent, and `c.job(id)` attach
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from cluster.client.handle import Cluster
 from cluster.errors import ClusterError, MasterUnavailable, Refused
-from cluster.wire.address import parse_address
 from cluster.wire.desks import JobsDesk
-from cluster.wire.keys import Role, load_key
 
 ADDRESS_VARIABLE = "CLUSTER_ADDRESS"
 KEY_VARIABLE = "CLUSTER_AUTHKEY_FILE"
@@ -25,7 +22,7 @@ def connect(
     address: str | None = None,
     authkey_file: str | os.PathLike[str] | None = None,
     *,
-    role: str = Role.CLIENT,
+    role: str = "client",
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Cluster:
     """Connect to a running cluster. Closing the handle leaves the cluster, and its jobs, running.
@@ -40,6 +37,12 @@ def connect(
         MasterUnavailable: nobody answers at the address.
         ClusterError: address, key or role can't be what they are; the text says what to write.
     """
+    # Here, so that a program with an embedded cluster loads neither addresses nor keys.
+    from pathlib import Path
+
+    from cluster.wire.address import parse_address
+    from cluster.wire.keys import Role, load_key
+
     address = address or os.environ.get(ADDRESS_VARIABLE)
     if not address:
         raise Refused(f"no address to connect to: give one, or set {ADDRESS_VARIABLE}, e.g. tcp://127.0.0.1:7601")
@@ -54,7 +57,6 @@ def connect(
     wanted = Role(role)
 
     def desk() -> JobsDesk:
-        # Here, so that an embedded cluster loads no transport.
         from cluster.wire.remote_jobs import RemoteJobsDesk
 
         return RemoteJobsDesk(where, key, wanted, patience_seconds)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from cluster.client.options import SubmitOptions
+from cluster.client import origins
 from cluster.errors import ClusterError
 from cluster.wire import dependency
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cluster.client.batch import Batch
     from cluster.client.handle import Cluster
     from cluster.client.job import Job
+    from cluster.client.options import SubmitOptions
 
 R = TypeVar("R")
 Errors = Literal["raise", "return", "skip"]
@@ -35,20 +36,9 @@ Errors = Literal["raise", "return", "skip"]
 # Guards what follows, and the making of the embedded cluster. Reentrant: making one must not be in its own way.
 _lock = threading.RLock()
 _stack: list[Cluster] = []
-_factory: Callable[[], Cluster] | None = None
-_connect: Callable[[], Cluster] | None = None
 _embedded: Cluster | None = None
 # By address: the environment may change while a program runs.
 _connected: dict[str, Cluster] = {}
-
-
-def set_factory(factory: Callable[[], Cluster], connect: Callable[[], Cluster] | None = None) -> None:
-    """Say how the embedded cluster is made, and how one connects to the cluster that the environment names.
-
-    Called by `cluster/__init__.py`: this room can't import the one, and importing the other here would be a cycle.
-    """
-    global _factory, _connect
-    _factory, _connect = factory, connect
 
 
 def push(handle: Cluster) -> None:
@@ -89,9 +79,9 @@ def current() -> Cluster:
 
 
 def _make_connected(address: str) -> Cluster:
-    if _connect is None:
+    if origins.connected is None:
         raise ClusterError("no cluster can be connected to: import the package `cluster`, not one of its rooms alone")
-    handle = _connected[address] = _connect()
+    handle = _connected[address] = origins.connected()
     # Its jobs go on without this program; what it has submitted is handed over.
     atexit.register(handle.close, wait=False)
     return handle
@@ -99,9 +89,9 @@ def _make_connected(address: str) -> Cluster:
 
 def _make_embedded() -> Cluster:
     global _embedded  # noqa: PLW0603 - see above
-    if _factory is None:
+    if origins.embedded is None:
         raise ClusterError("no default cluster can be made: import the package `cluster`, not one of its rooms alone")
-    _embedded = _factory()
+    _embedded = origins.embedded()
     # After whatever the kit registered when it was imported, so before it: exit handlers run last in, first out.
     atexit.register(_close_at_exit, _embedded)
     return _embedded

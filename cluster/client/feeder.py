@@ -19,10 +19,10 @@ from cluster.client.progress_bar import show_progress
 from cluster.client.session import Session
 from cluster.client.submission import spec_of
 
-Items = list[tuple[Any, ...]]
+Items = list[Any]  # argument tuples, or, of a column, the one argument of each
 
 
-def start_map(session: Session, call: MapCall, inputs: Iterator[tuple[Any, ...]], total: int | None) -> Batch[Any]:
+def start_map(session: Session, call: MapCall, inputs: Iterator[Any], total: int | None) -> Batch[Any]:
     """Begin a map and return it at once."""
     batch: Batch[Any] = Batch(session, session.new_id(), ordered=call.ordered, errors=call.errors)
     batch.set_total(total)
@@ -51,7 +51,7 @@ def _start(session: Session, duty: Callable[[], None], name: str) -> threading.T
 class Feeder:
     """Feeds one batch. Everything here belongs to its thread."""
 
-    def __init__(self, session: Session, call: MapCall, inputs: Iterator[tuple[Any, ...]], batch: Batch[Any]) -> None:
+    def __init__(self, session: Session, call: MapCall, inputs: Iterator[Any], batch: Batch[Any]) -> None:
         self._session = session
         self._call = call
         self._inputs = inputs
@@ -93,7 +93,7 @@ class Feeder:
     def _submit(self, taken: Items, sizer: ChunkSizer) -> bool:
         """Submit items as one chunk, or as several if they are too large or can't all be pickled."""
         try:
-            body, inputs = payload.dump_items(taken)
+            body, inputs = payload.dump_items(taken, is_column=self._call.is_column)
         except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything; it is that item's error
             if len(taken) == 1:
                 self._first += 1

@@ -163,8 +163,10 @@ class Cluster:
         """
         if not iterables:
             raise TypeError("map needs at least one iterable: write c.map(func, items)")
-        call = self._map_call(func, options, chunksize=chunksize, ordered=ordered, errors=errors, progress=progress)
-        return start_map(self._session, call, zip(*iterables, strict=False), _shortest(iterables))
+        shape = {"chunksize": chunksize, "ordered": ordered, "errors": errors, "progress": progress}
+        call = self._map_call(func, options, is_column=len(iterables) == 1, **shape)
+        inputs = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
+        return start_map(self._session, call, inputs, _shortest(iterables))
 
     def starmap(
         self,

@@ -89,6 +89,7 @@ class Job(Future[R]):
     _notice: UnreadRefusal | None = None
     _decoding: threading.RLock | None = None
     _is_accepted: bool = False
+    _is_acceptance_awaited: bool = False  # somebody waits in `accepted`; once set, it stays
     _is_decoded: bool = False
     _result: Any = None
     _exception: BaseException | None = None
@@ -203,6 +204,8 @@ class Job(Future[R]):
     def accepted(self, timeout: float | None = None) -> Job[R]:
         """This job, once its submission is durable; raises what it was refused with."""
         if not self._is_accepted:
+            # Before the look at `_is_accepted` on which the wait depends: whoever sets that looks at this afterwards.
+            self._is_acceptance_awaited = True
             self._wait_for(lambda: self._is_accepted or self._state != PENDING, timeout, "is not acknowledged")
         if not self._is_accepted and self._exception is not None:
             self._mark_read()
@@ -461,7 +464,8 @@ def accept_all(jobs: Iterable[Job[Any]]) -> int:
             if not job._is_accepted:
                 job._is_accepted = True
                 fresh += 1
-                if job._gate is not None:
+                # Who waits for the outcome is not woken for this: a wake-up costs more than all else here.
+                if job._is_acceptance_awaited and job._gate is not None:
                     watched.append(job._gate)
     for gate in watched:
         with gate:

@@ -17,17 +17,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cluster.client.retries import RetryChanges, RetryPolicy
+from cluster.core.bounds import (
+    FACTORS,
+    MAX_COUNT,
+    MAX_DURATION_SECONDS,
+    MAX_ITEMS,
+    MAX_LIMITS,
+    MAX_PRIORITY,
+    MAX_SIZE,
+    MAX_TEXT_LENGTH,
+)
 from cluster.core.records import SAME_BUDGET, Budget, JobId, JobInfo, RetryRule
 
-MAX_DURATION_SECONDS = 100 * 365.25 * 86400.0  # a century: more is a slip, and would overflow dates
-MAX_COUNT = 1_000_000_000
-MAX_PRIORITY = 2**31 - 1
-FACTORS = (1.0, 1000.0)
-MAX_TEXT_LENGTH = 1000
-MAX_SIZE = 10**18
 MIN_MEMORY = 50 * 10**6  # below this a process could die of the interpreter that it is
-MAX_LIMITS = 10  # of one job's memory, one after the other
-MAX_ITEMS = 10_000  # tags, labels, resources, jobs to wait for
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in _SECONDS), re.ASCII)

@@ -33,7 +33,9 @@ def stop(board: Board, job: Job, ending: Ending, now: Now, effects: list[Effect]
     else:
         board.move(job, Cause.EXPIRE)
         reason = "its time to live was over before it had an outcome"
-    certificate = Certificate(ending=ending, reason=reason, attempt=job.attempts, worker=job.worker if fence else "")
+    certificate = Certificate(ending=ending, reason=reason, attempt=job.attempts)
+    if fence:
+        certificate = settlement.dated(structs.replace(certificate, worker=job.worker), job, now)
     settlement.bury(board, job, EndOfRun(fence, b"", certificate), now, effects)
 
 

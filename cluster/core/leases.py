@@ -50,7 +50,8 @@ def on_stopped(board: Board, event: events.Stopped, now: Now, effects: list[Effe
             board.release(lease)
             continue
         # The order went out before what it was for was durable, and died with an earlier master.
-        certificate = Certificate(ending=Ending.WORKER_LOST, reason=_STOPPED_IN_VAIN, started=lease.job.started)
+        certificate = Certificate(ending=Ending.WORKER_LOST, reason=_STOPPED_IN_VAIN)
+        certificate = settlement.dated(certificate, lease.job, now)
         report = Report(fence, Ending.WORKER_LOST, certificate=certificate)
         settlement.settle(board, lease, report, now, effects)
     effects.append(Wake())

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from cluster.core.bounds import Natural
 from cluster.core.records import Fence
 
 Runs: TypeAlias = tuple[tuple[int, bytes], ...]  # (place of its first byte, bytes), ascending and apart
@@ -25,7 +26,7 @@ class Place(Struct, frozen=True, gc=False):
     """How far somebody has read a job's output: everything of attempts with a smaller fence, `seen` bytes of this."""
 
     fence: Fence = 0
-    seen: int = 0
+    seen: Natural = 0
 
 
 class Piece(Struct, frozen=True, gc=False):

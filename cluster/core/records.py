@@ -8,16 +8,35 @@ because none of them can be part of a cycle (they hold strings, numbers, bytes a
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from cluster.core.bounds import (
+    MAX_LIMITS,
+    Amount,
+    Count,
+    Factor,
+    Few,
+    Figure,
+    Fraction,
+    LongText,
+    Name,
+    Natural,
+    Orders,
+    Priority,
+    Seconds,
+    Size,
+    Text,
+    Wall,
+    Whole,
+)
 from cluster.core.states import JobState
 
-JobId: TypeAlias = str
-WorkerId: TypeAlias = str  # name + "#" + a random incarnation: a name that comes back is another worker
-Fence: TypeAlias = int  # names one lease; grows, and never repeats, across restarts and restores
-Digest: TypeAlias = bytes
+JobId: TypeAlias = Text
+WorkerId: TypeAlias = Text  # name + "#" + a random incarnation: a name that comes back is another worker
+Fence: TypeAlias = Natural  # names one lease; grows, and never repeats, across restarts and restores
+Digest: TypeAlias = Annotated[bytes, Meta(max_length=64)]
 # Opaque to everyone but the child that runs the job and the client that submitted it. Bytes in hand today; a
 # reference to a shared segment joins this union with the issue on big payloads.
 Payload: TypeAlias = bytes
@@ -37,14 +56,14 @@ class RetryRule(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True)
     up to `jitter` (a fraction) so that jobs that failed together don't come back together.
     """
 
-    max_retries: int = 0
-    backoff: float = 1.0
-    factor: float = 2.0
-    max_delay: float = 300.0
-    jitter: float = 0.1
+    max_retries: Count = 0
+    backoff: Seconds = 1.0
+    factor: Factor = 2.0
+    max_delay: Seconds = 300.0
+    jitter: Fraction = 0.1
     # Qualified names of exception classes ("builtins.OSError"); a failure is retried only if its class or one of its
     # bases is among them. Empty: every failure is. The client turns classes into names, for the master imports none.
-    retry_on: tuple[str, ...] = ()
+    retry_on: Annotated[tuple[LongText, ...], Few] = ()
 
 
 NO_RETRIES = RetryRule()
@@ -53,19 +72,19 @@ NO_RETRIES = RetryRule()
 class Options(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """What a caller may say about a job besides function and arguments. Jobs of one kind share one record."""
 
-    name: str = ""
-    queue: str = "default"
-    priority: int = 0
+    name: LongText = ""
+    queue: Name = "default"
+    priority: Priority = 0
     retry: RetryRule = NO_RETRIES
-    crash_limit: int = 5
-    timeout: float | None = None  # seconds for one attempt (of one item, in a map)
-    resources: tuple[tuple[str, int], ...] = ()  # besides one slot
+    crash_limit: Count = 5
+    timeout: Seconds | None = None  # seconds for one attempt (of one item, in a map)
+    resources: Annotated[tuple[tuple[Text, Amount], ...], Few] = ()  # besides one slot
     # Bytes that an attempt may take, its process and all that it starts; empty: no limit. The first holds until an
     # attempt ran out of memory, the next one from then on, and so on; the last one for the rest.
-    memory: tuple[int, ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()  # the worker must carry all of them
-    tags: tuple[str, ...] = ()
-    result_ttl: float = 7 * 86400.0  # seconds the outcome is kept
+    memory: Annotated[tuple[Size, ...], Meta(max_length=MAX_LIMITS)] = ()
+    labels: Annotated[tuple[tuple[Text, Text], ...], Few] = ()  # the worker must carry all of them
+    tags: Annotated[tuple[Text, ...], Few] = ()
+    result_ttl: Seconds = 7 * 86400.0  # seconds the outcome is kept
     echo: bool = False  # its client wants to hear at once of what it prints
 
 
@@ -75,8 +94,8 @@ DEFAULT_OPTIONS = Options()
 class Budget(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """What a requeued job may spend from its new run on, where that differs from before."""
 
-    retries: int | RetryRule | None = None  # a number keeps the delays and `retry_on`; None keeps everything
-    crash_limit: int | None = None
+    retries: Count | RetryRule | None = None  # a number keeps the delays and `retry_on`; None keeps everything
+    crash_limit: Count | None = None
 
 
 SAME_BUDGET = Budget()
@@ -87,28 +106,28 @@ class FunctionBlob(Struct, frozen=True, gc=False):
 
     digest: Digest
     body: bytes
-    python: str  # "3.11": the minor version that pickled it; another one refuses it unread
-    pickler: str  # cloudpickle's version, likewise
-    name: str  # qualified name, for people
+    python: Text  # "3.11": the minor version that pickled it; another one refuses it unread
+    pickler: Text  # cloudpickle's version, likewise
+    name: LongText  # qualified name, for people
     reusable: bool = False  # the child may keep it loaded: nothing mutable was captured
 
 
 class JobSpec(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
     """One request to run a task with arguments, as the client made it. The id is the client's."""
 
-    id: JobId
+    id: Name
     function: Digest
     args: Payload  # pickled (args, kwargs); for a chunk see `items`
     options: Options = DEFAULT_OPTIONS
-    after: tuple[JobId, ...] = ()  # every one must complete first; holds `inputs` too
-    inputs: tuple[JobId, ...] = ()  # those whose results replace a Job among the arguments
-    delay: float = 0.0  # seconds from admission until due
-    at: float | None = None  # or due at this wall time
-    expires: float | None = None  # seconds from admission
-    key: str = ""  # same key, same function: the same job
-    items: int = 0  # > 0: a chunk of a map; `args` is then a pickled list of so many argument tuples
-    batch: str = ""  # the map's id
-    first: int = 0  # index of the chunk's first item in its map
+    after: Annotated[tuple[JobId, ...], Orders] = ()  # every one must complete first; holds `inputs` too
+    inputs: Annotated[tuple[JobId, ...], Orders] = ()  # those whose results replace a Job among the arguments
+    delay: Seconds = 0.0  # seconds from admission until due
+    at: Wall | None = None  # or due at this wall time
+    expires: Seconds | None = None  # seconds from admission
+    key: Text = ""  # same key, same function: the same job
+    items: Count = 0  # > 0: a chunk of a map; `args` is then a pickled list of so many argument tuples
+    batch: Text = ""  # the map's id
+    first: Natural = 0  # index of the chunk's first item in its map
 
 
 class Ending(IntEnum):
@@ -132,22 +151,32 @@ class Certificate(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tru
     """Why an attempt, or a whole job, did not succeed, and what was known at that moment."""
 
     ending: Ending
-    reason: str  # one sentence
-    attempt: int = 0
-    worker: str = ""
-    host: str = ""
-    pid: int = 0
-    error_types: tuple[str, ...] = ()  # qualified names along the exception's MRO, most special first
-    message: str = ""
-    traceback: str = ""
-    signal: int = 0
-    exit_code: int | None = None
-    started: float = 0.0  # wall time
-    seconds: float = 0.0  # from start to end
-    peak_memory: int = 0  # bytes, highest resident size of the process that ran it
-    cpu_seconds: float = 0.0
-    output_tail: str = ""  # the last lines that the job printed
-    item: int = -1  # of a chunk: the item it is about, counted within the chunk
+    reason: LongText  # one sentence
+    attempt: Natural = 0
+    worker: Text = ""
+    host: Text = ""
+    pid: Natural = 0
+    error_types: Annotated[
+        tuple[LongText, ...], Few
+    ] = ()  # qualified names along the exception's MRO, most special first
+    message: LongText = ""
+    traceback: LongText = ""
+    signal: Whole = 0
+    exit_code: Whole | None = None
+    started: Wall = 0.0  # wall time
+    seconds: Figure = 0.0  # from start to end
+    peak_memory: Natural = 0  # bytes, highest resident size of the process that ran it
+    cpu_seconds: Figure = 0.0
+    output_tail: LongText = ""  # the last lines that the job printed
+    item: Whole = -1  # of a chunk: the item it is about, counted within the chunk
+
+    @property
+    def place(self) -> str:
+        """Where it ended, as far as that is known; empty if no worker had it."""
+        if not self.worker:
+            return ""
+        host = f" on {self.host}" if self.host else ""
+        return f"{self.worker}{host}, pid {self.pid}" if self.pid else f"{self.worker}{host}"
 
 
 class Segment(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
@@ -157,8 +186,8 @@ class Segment(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True
     exception, or empty where there is none to rebuild.
     """
 
-    first: int
-    count: int
+    first: Natural
+    count: Count
     data: Payload
     certificate: Certificate | None = None
 
@@ -172,7 +201,7 @@ class Report(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True)
     certificate: Certificate | None = None  # unless it succeeded
     output: bytes = b""  # what the job printed, capped
     segments: tuple[Segment, ...] = ()  # of a chunk: the items that ended in this attempt, failed ones too
-    seconds: float = 0.0
+    seconds: Figure = 0.0
 
 
 class Lease(Struct, frozen=True, array_like=True, gc=False):

@@ -24,17 +24,16 @@ _NOBODY: Mapping[JobId, Job] = MappingProxyType({})
 def on_reported(board: Board, event: events.Reported, now: Now, effects: list[Effect]) -> None:
     """Take each report by its fence; late, repeated and foreign ones change nothing and are counted."""
     current_lease = board.current_lease
-    worker = board.workers.get(event.worker)
     for report in event.reports:
         lease = current_lease(event.worker, report.fence)
         if lease is None:
             _fence_off(board, event, report)
             continue
-        if worker is not None:
-            if report.ending is _SUCCEEDED and worker.suspicion is None:
-                worker.last_good = lease.job.spec.function
-            else:
-                quarantine.judge(board, lease, report, now, effects)
+        worker = board.workers[event.worker]  # whoever has a current lease is here
+        if report.ending is _SUCCEEDED and worker.suspicion is None:
+            worker.last_good = lease.job.spec.function
+        else:
+            quarantine.judge(board, lease, report, now, effects)
         settle(board, lease, report, now, effects)
     effects.append(Wake())
 
@@ -107,6 +106,14 @@ def fail_for_dependency(board: Board, job: Job, dependency: JobId, now: Now, eff
     board.move(job, Cause.DEPENDENCY_FAILED)
     other = board.jobs.get(dependency)
     bury(board, job, _dependency_end(dependency, other.state if other else None), now, effects)
+
+
+def dated(certificate: Certificate, job: Job, now: Now) -> Certificate:
+    """With the times of the job's last lease: of an attempt of which nobody but the board can tell."""
+    if not job.started:  # leased by an earlier master, which alone knew since when
+        return certificate
+    # The wall clock may have been set back meanwhile.
+    return structs.replace(certificate, started=job.started, seconds=max(0.0, now.wall - job.started))
 
 
 def on_inputs_missing(board: Board, event: events.InputsMissing, now: Now, effects: list[Effect]) -> None:

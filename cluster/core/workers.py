@@ -123,6 +123,6 @@ def _lose(board: Board, worker: WorkerHeld, now: Now, effects: list[Effect]) -> 
             board.release(lease)
             continue
         reason = f"its worker {worker.id} was lost: no heartbeat for {board.settings.heartbeat_timeout_seconds:g} s"
-        certificate = Certificate(ending=Ending.WORKER_LOST, reason=reason, started=lease.job.started)
+        certificate = settlement.dated(Certificate(ending=Ending.WORKER_LOST, reason=reason), lease.job, now)
         report = Report(lease.fence, Ending.WORKER_LOST, certificate=certificate)
         settlement.settle(board, lease, report, now, effects)

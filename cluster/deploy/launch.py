@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.client.handle import Cluster
-from cluster.wire.address import parse_address
-from cluster.wire.keys import load_key
 
 if TYPE_CHECKING:
     from cluster.deploy.schema import Config
@@ -50,7 +47,11 @@ class LaunchedCluster(Cluster):
                     raise
 
     def _dial(self) -> RemoteJobsDesk:
+        from pathlib import Path
+
         from cluster.deploy import lifecycle
+        from cluster.wire.address import parse_address
+        from cluster.wire.keys import load_key
         from cluster.wire.remote_jobs import RemoteJobsDesk
 
         key = load_key(Path(self.config.master.keys, "client.key"))
@@ -78,7 +79,7 @@ def launch(file: str | os.PathLike[str], **overrides: Any) -> Cluster:  # noqa: 
 
     config = load_config(file, overrides=overrides)
     # On one host, jobs find the modules that this program finds.
-    paths = [str(Path(path).absolute()) for path in sys.path if path]
+    paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100 - pathlib is not worth loading for it
     is_ours = lifecycle.up(config, python_path=paths)
     try:
         return LaunchedCluster(config, is_ours=is_ours)

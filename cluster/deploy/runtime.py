@@ -173,7 +173,7 @@ class Runtime:
     def _read(self, name: str, kind: type[T]) -> T | None:
         try:
             return msgspec.json.decode((self.folder / f"{name}.json").read_bytes(), type=kind)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
             # A damaged one is as good as none: processes without a record are found by their mark.
             return None
 

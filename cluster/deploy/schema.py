@@ -27,14 +27,14 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from cluster.client.option_values import FACTORS
+from cluster.core.bounds import FACTORS
+from cluster.deploy.identity import NAME
 from cluster.deploy.quantities import Delay, Duration, Size
 from cluster.errors import Refused
 from cluster.master.retention import check_max_bytes
 from cluster.store.locate import open_store
 from cluster.wire.address import parse_address
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 # Logs and records of these lie beside the workers'.
 RESERVED_NAMES = frozenset({"master", "keeper"})
 MAX_WORKERS = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.deploy.commands import key_file, parts_of, running_parts
 from cluster.deploy.processes import NOBODY, ProcessName
@@ -15,7 +15,7 @@ from cluster.errors import ClusterError
 from cluster.wire.address import parse_address
 from cluster.wire.calls import MasterInfo, Nothing
 from cluster.wire.keys import Role, load_key
-from cluster.wire.messages import Health, WorkerInfo
+from cluster.wire.messages import Health, Stats, WorkerInfo
 from cluster.wire.proxy import connect_desk
 
 # A master that lives answers in milliseconds; one that does not is told as such, soon.
@@ -28,10 +28,13 @@ class MasterStatus(Struct, frozen=True):
 
     pid: int  # 0: none runs
     address: str
-    state: str  # "ready", "draining", "starting", "waiting" (to be started again), "failed", "unreachable", "down"
+    # "ready", "refusing" (its store takes no jobs), "draining", "starting", "waiting" (to be started again), "failed",
+    # "unreachable", "down"
+    state: str
     store: str
     restarts: int = 0
     trouble: str = ""  # why it died last, or why its store takes no jobs
+    security: dict[str, int] = {}  # what it refused for security's sake since it started, by event
 
 
 class WorkerStatus(Struct, frozen=True):
@@ -66,8 +69,10 @@ def status(config: Config) -> Status:
     running = running_parts(parts_of(snapshot, runtime, {}), runtime)
     keeper = runtime.keeper()
     records = runtime.recorded()
-    info, workers = _ask(config, snapshot.address) if "master" in running else (None, ())
+    info, workers, stats = _ask(config, snapshot.address) if "master" in running else (None, (), None)
     master = _master(config, snapshot.address, _now(records.get("master"), running.get("master")), info)
+    if stats is not None:
+        master = structs.replace(master, security=stats.security)
     told = tuple(
         _worker(worker, _now(records.get(worker.name), running.get(worker.name)), workers) for worker in config.workers
     )
@@ -90,13 +95,17 @@ def _now(record: PartRecord | None, process: ProcessName | None) -> PartRecord:
     return PartRecord(process or NOBODY, state, known.restarts, known.since, known.trouble)
 
 
-def _ask(config: Config, address: str) -> tuple[MasterInfo | None, tuple[WorkerInfo, ...]]:
-    """What the master says of itself and its workers; None: it does not answer."""
+def _ask(config: Config, address: str) -> tuple[MasterInfo | None, tuple[WorkerInfo, ...], Stats | None]:
+    """What the master says of itself, its workers and its counters; None: it does not answer."""
     try:
         key = load_key(key_file(config, Role.CLIENT))
-        return _call("admin", "ping", address, key), _call("jobs", "workers", address, key)
+        return (
+            _call("admin", "ping", address, key),
+            _call("jobs", "workers", address, key),
+            _call("jobs", "stats", address, key),
+        )
     except ClusterError:
-        return None, ()
+        return None, (), None
 
 
 def _call(desk: str, method: str, address: str, key: Any) -> Any:  # noqa: ANN401 - any call's answer
@@ -111,7 +120,10 @@ def _master(config: Config, address: str, record: PartRecord, info: MasterInfo |
     state = record.state
     trouble = record.trouble
     if info is not None:
-        state = "draining" if info.is_draining else state
+        if info.is_draining:
+            state = "draining"
+        elif info.store_trouble:
+            state = "refusing"
         trouble = info.store_trouble or trouble
     elif state == "ready":
         state = "unreachable"

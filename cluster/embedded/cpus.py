@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
-_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
-_CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+_CGROUP_V2 = "/sys/fs/cgroup/cpu.max"
+_CGROUP_V1 = "/sys/fs/cgroup/cpu"
 
 
 def usable_cpus() -> int:
@@ -30,9 +29,13 @@ def parse_quota(text: str) -> float | None:
 
 def _quota() -> float | None:
     try:
-        if _CGROUP_V2.exists():
-            return parse_quota(_CGROUP_V2.read_text())
-        quota = (_CGROUP_V1 / "cpu.cfs_quota_us").read_text()
-        return parse_quota(f"{quota} {(_CGROUP_V1 / 'cpu.cfs_period_us').read_text()}")
+        if os.path.exists(_CGROUP_V2):  # noqa: PTH110 - a program's first moments are not for loading pathlib
+            return parse_quota(_read(_CGROUP_V2))
+        return parse_quota(f"{_read(f'{_CGROUP_V1}/cpu.cfs_quota_us')} {_read(f'{_CGROUP_V1}/cpu.cfs_period_us')}")
     except OSError:
         return None
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:  # noqa: PTH123 - as above
+        return file.read()

@@ -13,24 +13,16 @@ delays it, and delays the master that waits for it just as much.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from cluster.client.handle import Cluster
 from cluster.embedded.cpus import usable_cpus
-from cluster.embedded.shield import ShieldedDesk
-from cluster.master.jobs_desk import JobsDesk
-from cluster.master.master import Master
-from cluster.master.work_desk import WorkDesk
-from cluster.store.locate import open_store
-from cluster.worker.config import MAX_SLACK_SECONDS, WorkerConfig
-from cluster.worker.supervisor import Supervisor
+from cluster.worker.nursery_start import Interpreter, start_interpreter
 
-WORKER_NAME = "local"
-
-# Strongly: a handle that the program let go of without closing it still has its processes, and its jobs their futures.
-_open_handles: set[Cluster] = set()
+if TYPE_CHECKING:
+    from cluster.client.handle import Cluster
 
 
 def local(
@@ -55,30 +47,19 @@ def local(
         TypeError, ValueError: an argument can't be what it is.
         StoreError: the store can't be opened; `StoreInUse` names who has it.
     """
-    opened = open_store(store)
-    config = WorkerConfig(
-        name=WORKER_NAME,
-        slots=_check_slots(slots),
-        resources=tuple(sorted((resources or {}).items())),
-        labels=tuple(sorted((labels or {}).items())),
-        max_slack_seconds=0.0 if opened.is_instant else MAX_SLACK_SECONDS,
-    )
-    # Closed in the opposite order: the desk first (it lets go of who calls), then the work, then the record of it.
-    with contextlib.ExitStack() as parts:
-        master = Master(opened)
-        parts.callback(master.stop)
-        master.open(grace_seconds=0.0)
-        master.start()
-        supervisor = Supervisor(WorkDesk(master), config)
-        parts.callback(supervisor.stop)
-        supervisor.start()
-        desk = ShieldedDesk(JobsDesk(master))
-        parts.callback(desk.stop)
-        closing = parts.pop_all()
-    handle = Cluster(desk, owns_workers=True, on_close=closing.close)
-    closing.callback(_open_handles.discard, handle)
-    _open_handles.add(handle)
-    return handle
+    slots = _check_slots(slots)
+    # First of all: what this process needs is loaded while that interpreter starts on another cpu.
+    interpreter: Interpreter | None = None
+    with contextlib.suppress(OSError):  # the supervisor tries again, and says so
+        interpreter = start_interpreter(tuple(sys.path), slots)
+    try:
+        from cluster.embedded.assembly import assemble
+
+        return assemble(interpreter, store, slots, (resources or {}, labels or {}))
+    except BaseException:
+        if interpreter is not None:
+            interpreter.discard()
+        raise
 
 
 def _check_slots(slots: int | None) -> int:
@@ -89,10 +70,3 @@ def _check_slots(slots: int | None) -> int:
     if slots < 1:
         raise ValueError(f"slots must be at least 1, not {slots}; leave it out for one per cpu")
     return slots
-
-
-@atexit.register
-def _close_all() -> None:
-    """Stop whatever the program left open: no process outlives it, and a durable store gets its leases back."""
-    for handle in list(_open_handles):
-        handle.close(wait=False)

@@ -22,6 +22,9 @@ from cluster.wire.messages import JobHistory, JobParts, Refusal, Stats, WorkerIn
 if TYPE_CHECKING:
     from cluster.master.master import Master
 
+# Paused queues are kept, in memory and in the store, whether there is a job in them or not.
+MAX_PAUSED_QUEUES = 1000
+
 
 class JobsDesk:
     """`cluster.wire.desks.JobsDesk`, the real one."""
@@ -193,7 +196,10 @@ class JobsDesk:
         return settled, tuple(master.store.functions(sorted({spec.function for spec in specs})))
 
     def pause(self, queue: str) -> None:
-        """Lease no more jobs of this queue; durable on return. Running ones go on."""
+        """Lease no more jobs of this queue; durable on return. Running ones go on. Raises `Refused` if too many are."""
+        paused = self._master.board.placement.paused
+        if queue not in paused and len(paused) >= MAX_PAUSED_QUEUES:
+            raise Refused(f"{MAX_PAUSED_QUEUES:,} queues are paused, which is the limit; resume some first")
         self._decide_durably(events.PauseQueue(queue, paused=True))
 
     def resume(self, queue: str) -> None:

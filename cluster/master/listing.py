@@ -16,6 +16,7 @@ from cluster.core.job import Job, WorkerHeld
 from cluster.core.records import JobInfo
 from cluster.core.states import TERMINAL, JobState
 from cluster.errors import Refused
+from cluster.wire.audit import AUDIT
 from cluster.wire.messages import Stats, WorkerInfo
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def statistics(master: Master) -> Stats:
         workers=workers,
         slots=slots,
         store=master.store.url,
+        security=AUDIT.counts(),
     )
 
 

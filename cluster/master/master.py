@@ -25,6 +25,7 @@ from cluster.core import events
 from cluster.core.effects import (
     Admitted,
     Announced,
+    AttemptFailed,
     Effect,
     Ended,
     StoredJob,
@@ -41,11 +42,13 @@ from cluster.errors import StoreTampered
 from cluster.master.committer import Committer, Then
 from cluster.master.live_output import LiveOutput
 from cluster.master.mailboxes import Mailboxes
+from cluster.master.obituaries import Obituaries
 from cluster.master.requests import Requests
 from cluster.master.retention import Retention
 from cluster.master.sessions import Sessions
 from cluster.master.timekeeper import Timekeeper
 from cluster.store.port import Store
+from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.messages import Refusal
 
 LOG = logging.getLogger("cluster.master")
@@ -87,9 +90,11 @@ class Master:
         self.sessions = Sessions()
         self.live_output = LiveOutput()
         self.mailboxes = Mailboxes()
+        self.obituaries = Obituaries(self.clock.mono)
         self.timekeeper = Timekeeper(self)
         self.board: Board
         self.epoch = 0
+        self._opened = self.clock.now()
         self.is_draining = False  # lease nothing any more; written once, by whoever stops the master
         self._is_stopped = False
 
@@ -105,6 +110,7 @@ class Master:
         opening = self.store.open()
         for sentence in opening.tampered:
             LOG.error("store %s: %s", self.store.url, sentence)
+            AUDIT.record(Kind.RECORD_TAMPERED, origin="store", reason=sentence)
         self.epoch = opening.epoch
         self.board = Board(self.settings, epoch=opening.epoch, next_seq=opening.next_seq)
         self.board.last_tick = self.clock.mono()  # it may be stopped before its first tick, and must notice that too
@@ -168,12 +174,15 @@ class Master:
         ended: dict[int, list[Outcome]] = defaultdict(list)
         settled: list[tuple[JobId, int]] = []
         admitted: list[JobId] = []
+        failed: list[AttemptFailed | Ended] = []
         for effect in effects:
             if type(effect) is Admitted:
                 accepted[effect.owner].append(effect.spec.id)
             elif type(effect) is Ended:
                 outcome = effect.outcome
                 settled.append((outcome.job, outcome.run))
+                if outcome.certificate is not None:
+                    failed.append(effect)
                 if not self.sessions.is_watched(outcome.job):
                     ended[effect.owner].append(outcome)
                     continue
@@ -187,6 +196,10 @@ class Master:
                 self._grant(effect)
             elif isinstance(effect, TellRefused):
                 self._refuse(effect)
+            elif isinstance(effect, AttemptFailed):
+                failed.append(effect)
+        if failed:
+            self.obituaries.write(failed, self.clock.wall())
         for session, jobs in accepted.items():
             self.sessions.accepted(session, jobs)
         for session, outcomes in ended.items():
@@ -227,8 +240,12 @@ class Master:
         return self.board.needs_result(job)
 
     def wall(self) -> float:
-        """The time of day."""
-        return self.clock.wall()
+        """The time of day, for whoever drops what is past its retention.
+
+        A clock that was set forward since the opening is not believed: what is dropped is gone.
+        """
+        now = self.clock.now()
+        return min(now.wall, self._opened.wall + now.mono - self._opened.mono)
 
     # --- what the board has forgotten, the store knows ---------------------------------------------------------------
 

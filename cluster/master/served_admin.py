@@ -32,6 +32,7 @@ class ServedAdminDesk:
         self._master = master
         self._on_shutdown = on_shutdown
         self._started = master.clock.wall()
+        self._version = _version()  # now: to look it up imports what reads it
         self.address = ""  # known once the server is bound
 
     def ping(self, _peer: Peer, _said: calls.Nothing) -> MasterInfo:
@@ -42,7 +43,7 @@ class ServedAdminDesk:
             address=self.address,
             store=master.store.url,
             epoch=master.epoch,
-            version=_version(),
+            version=self._version,
             python=platform.python_version(),
             started=self._started,
             is_draining=master.is_draining,

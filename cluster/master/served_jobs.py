@@ -34,13 +34,15 @@ MAX_CANCEL_SECONDS = 60.0
 MAX_READ_SECONDS = 5.0
 MAX_PAGE_JOBS = 1000
 MAX_SESSIONS = 4096
+MAX_SESSIONS_PER_IDENTITY = 3072  # a program that opens them without end leaves some for others
 
 
 class Client:
     """One session."""
 
-    def __init__(self, book: ToldBook, number: int) -> None:
+    def __init__(self, book: ToldBook, number: int, identity: str) -> None:
         self.book = book
+        self.identity = identity  # whose share it is of all sessions
         self.number = number  # the jobs desk's
         self.submitting = threading.Lock()
         self.last_batch = 0  # guarded by `submitting`
@@ -58,20 +60,22 @@ class ServedJobsDesk:
 
     # --- sessions -------------------------------------------------------------------------------------------------
 
-    def open(self, _peer: Peer, _said: calls.Nothing) -> Opened:
+    def open(self, peer: Peer, _said: calls.Nothing) -> Opened:
         """A new session, and the master's defaults for jobs. Raises `Refused` if there are too many."""
         self._drop_silent()
         if self._is_stopped:
             raise Refused("this master is stopping; connect again once it is back")
         book = ToldBook(self._master.clock.mono)
-        client = Client(book, self._desk.open(book))
+        client = Client(book, self._desk.open(book), peer.identity)
         session = secrets.token_hex(16)
         with self._lock:
-            if len(self._clients) < MAX_SESSIONS:
+            theirs = sum(client.identity == peer.identity for client in self._clients.values())
+            if len(self._clients) < MAX_SESSIONS and theirs < MAX_SESSIONS_PER_IDENTITY:
                 self._clients[session] = client
                 return Opened(session, book.defaults)
         self._desk.close(client.number)
-        raise Refused(f"{MAX_SESSIONS:,} clients are connected, which is the limit; close some, and try again")
+        most = MAX_SESSIONS if theirs < MAX_SESSIONS_PER_IDENTITY else MAX_SESSIONS_PER_IDENTITY
+        raise Refused(f"{most:,} clients are connected, which is the limit; close some, and try again")
 
     def close(self, _peer: Peer, said: calls.Session) -> None:
         """Forget the session; its jobs go on."""
@@ -82,6 +86,12 @@ class ServedJobsDesk:
         client = self._client(said.session)
         if client is None:
             return False
+        # The board counts a chunk's items one by one, so a number that nothing stands behind would be work without end.
+        hollow = next((spec for spec in said.jobs if spec.items > len(spec.args)), None)
+        if hollow is not None:
+            raise Refused(
+                f"job {hollow.id} claims {hollow.items:,} items in {len(hollow.args):,} bytes; submit them too"
+            )
         with client.submitting:
             if said.number > client.last_batch:
                 self._desk.submit(client.number, said.jobs, said.functions, again=said.again)

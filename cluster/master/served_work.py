@@ -44,6 +44,11 @@ MAX_ANSWER_BYTES = 4 << 20
 MAX_LEASE_BYTES = 240 << 20
 # A store that takes longer to commit has a fault; the worker keeps its reports and tells them again.
 MAX_COMMIT_SECONDS = 20.0
+# Registered at once; a worker that registers under ever new ids must not fill the memory before they are found lost.
+MAX_WORKERS = 10_000
+MAX_LOST_WORKERS = 1000  # that are still listed
+# Of one question. A worker that asks for the whole queue gets it in pieces, for the board is held while they are leased.
+MAX_LEASES_AT_ONCE = 4096
 # How many heartbeats may get lost before a worker does.
 HEARTBEATS_PER_TIMEOUT = 5.0
 
@@ -227,12 +232,17 @@ class ServedWorkDesk:
                 return old.welcome  # this very call came twice; leases may have been handed out since the first
             if said.number < old.number:
                 raise Refused(f"worker {worker} has registered again since; this call came too late")
+            with self._lock:
+                self._forget_lost()
+                if worker not in self._seats and len(self._seats) >= MAX_WORKERS:
+                    raise Refused(
+                        f"{MAX_WORKERS:,} workers are registered, which is the limit; stop some, and try again"
+                    )
             seat = Seat(said.number)
             drop = self._work.adopt(said.hello, seat.ring, said.held)
             seat.welcome = Welcome(drop, self._interval_seconds, self._master.settings.heartbeat_timeout_seconds)
             old.take_turn()  # whoever began to listen meanwhile
             with self._lock:
-                self._forget_lost()
                 self._seats[worker] = seat
         return seat.welcome
 
@@ -249,14 +259,21 @@ class ServedWorkDesk:
             raise MasterUnavailable("this master is stopping; call again once it is back")
 
     def _forget_lost(self) -> None:
+        """Drop the seats of lost workers, and the oldest of those from the listings."""
         with self._master.lock:
             live = set(self._master.board.workers)
         for worker in [worker for worker in self._seats if worker not in live]:
             del self._seats[worker]
+        boxes = self._master.mailboxes
+        lost = [box.hello.worker for box in boxes.all() if box.hello.worker not in live]
+        for worker in lost[:-MAX_LOST_WORKERS]:
+            boxes.remove(worker)
 
     def _collect(self, worker: WorkerId, seat: Seat, room: int) -> None:
-        poll = self._work.poll(worker, room)
+        poll = self._work.poll(worker, min(room, MAX_LEASES_AT_ONCE))
         seat.sent += len(poll.leases)
+        if len(poll.leases) >= MAX_LEASES_AT_ONCE:
+            seat.ring()  # there may be more
         seat.stops += poll.stops
         for lease in poll.leases:
             size = size_of(lease)

@@ -79,7 +79,7 @@ class WorkDesk:
         if blob is None:
             blob = next(iter(self._master.store.functions([digest])), None)
         if blob is None:
-            raise Refused(f"no function {digest.hex()} here; its lease is over")
+            raise Refused(f"no function {digest[:32].hex()} here; its lease is over")
         return blob
 
     def is_known(self, worker: WorkerId) -> bool:

@@ -13,6 +13,9 @@ from cluster.store import sql
 CHECKPOINT_PAGES = 4000
 CACHE_KIB = 8000
 
+# What SQLite's complaints are raised as; the second where one quotes a damaged schema, which is no text.
+COMPLAINTS = (sqlite3.Error, UnicodeDecodeError)
+
 _TABLES = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY type, name"
 
 
@@ -56,7 +59,7 @@ def reason(error: Exception, path: Path, busy_timeout_seconds: float) -> str:
         )
     if name.startswith("SQLITE_IOERR"):
         return f"the disk does not read or write ({name}: {error})"
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(error, UnicodeDecodeError):
         return f"the file is damaged ({error}); it was left as it is, restore it from a backup"
     return f"{error} ({name or type(error).__name__})"
 
@@ -78,10 +81,14 @@ def connect(uri: str, busy_timeout_seconds: float) -> sqlite3.Connection:
     )
     # Text that someone has made invalid must fail its seal, not the whole read.
     connection.text_factory = lambda raw: raw.decode(errors="replace")
-    connection.execute("PRAGMA mmap_size = 0")
-    connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    try:
+        connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from cluster.errors import StoreError
+from cluster.store.connection import COMPLAINTS
 from cluster.store.epochs import sync_folder, write_private
 
 
@@ -25,7 +26,7 @@ def copy_database(store: str, source: sqlite3.Connection, target: Path) -> None:
         write_private(new, b"")
         _copy(store, source, new)
         put_in_place(new, target)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *COMPLAINTS) as error:
         raise StoreError(store, f"a copy of it can't be made at {target}: {error}") from error
     finally:
         new.unlink(missing_ok=True)

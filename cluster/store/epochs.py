@@ -38,6 +38,9 @@ class Witness(Struct, frozen=True):
     is_log_needed: bool
 
 
+_decode = msgspec.json.Decoder(Witness).decode
+
+
 class EpochFile:
     """The witness of one store. Used under the store's lock."""
 
@@ -48,8 +51,8 @@ class EpochFile:
     def read(self, key: bytes) -> Witness | None:
         """What it says of the store with this key; None if nothing, or nothing that can be read."""
         try:
-            witness = msgspec.json.decode(self._path.read_bytes(), type=Witness)
-        except (OSError, msgspec.DecodeError):
+            witness = _decode(self._path.read_bytes())
+        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
             return None
         return witness if witness.store == _name_of(key) else None
 

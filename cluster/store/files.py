@@ -29,6 +29,7 @@ OLDEST_SCHEMA_VERSION = 1  # from which migrations.py leads up
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
+_FORMATS = {1, 2}  # SQLite's, to write and to read it: with a rollback journal, with a log
 _WAL_HEADER_BYTES = 32
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -151,6 +152,8 @@ class StoreFiles:
             )
         if version < OLDEST_SCHEMA_VERSION:
             raise StoreError(self._store, f"its schema version {version} never was; restore the file from a backup")
+        if not {*header[18:20]} <= _FORMATS:  # or SQLite opens it to be read only
+            raise StoreError(self._store, "the file is damaged: its header is no known version's; restore it")
         # A crash while the log was being written back may leave a short file, which the log then mends.
         size = pages * int.from_bytes(header[16:18], "big")
         if self.database.stat().st_size < size and not self.wal.exists():

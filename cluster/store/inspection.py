@@ -11,12 +11,12 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from msgspec import MsgspecError, Struct
+from msgspec import Struct
 
 from cluster.core.effects import FunctionAdded
 from cluster.errors import StoreError, StoreInUse
 from cluster.store import journal, rows, sql
-from cluster.store.connection import connect, has_tables_of_today, reason
+from cluster.store.connection import COMPLAINTS, connect, has_tables_of_today, reason
 from cluster.store.epochs import EpochFile
 from cluster.store.files import SCHEMA_VERSION, StoreFiles
 from cluster.store.lock import Possession
@@ -67,7 +67,7 @@ def reading(store: str, files: StoreFiles) -> Iterator[tuple[sqlite3.Connection,
         try:
             with contextlib.closing(open_to_read(files, is_alone=is_alone)) as connection:
                 yield connection, key
-        except sqlite3.Error as error:
+        except COMPLAINTS as error:
             raise StoreError(store, reason(error, files.database, BUSY_SECONDS)) from error
     finally:
         possession.release()
@@ -90,7 +90,7 @@ def inspect(connection: sqlite3.Connection, key: bytes, files: StoreFiles) -> In
         connection.execute("BEGIN")
         counts = inspector.run()
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
+    except COMPLAINTS as error:
         inspector.told.append(reason(error, files.database, BUSY_SECONDS))
         return Inspection(tuple(inspector.told), {}, is_usable=False)
     counts["bytes"] = files.size()
@@ -119,7 +119,7 @@ def _damage(connection: sqlite3.Connection) -> list[str]:
             return ["its tables are not those of a cluster store; restore it from a backup"]
     except StoreError as error:
         return [error.reason]
-    except sqlite3.Error as error:
+    except COMPLAINTS as error:
         return [f"the file is damaged ({error}); restore it from a backup"]
     return []
 
@@ -213,7 +213,7 @@ class _Inspector:
             yield
         except BadSealError as error:
             self._tell(f"{error} is not what this cluster wrote; it is left out of everything")
-        except (MsgspecError, ValueError) as error:
+        except rows.UNREADABLE as error:
             self._tell(f"a record can't be read by this version ({error}); use the newer one")
 
     def _tell(self, sentence: str) -> None:

@@ -50,7 +50,9 @@ KINDS: tuple[type, ...] = (
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 _encode = msgspec.msgpack.Encoder().encode
 _decode_group = msgspec.msgpack.Decoder(list[tuple[int, Raw]]).decode
-_decoders: list[Callable[[Raw], object]] = [msgspec.msgpack.Decoder(kind).decode for kind in KINDS]
+_decoders: dict[int, Callable[[Raw], object]] = {
+    number: msgspec.msgpack.Decoder(kind).decode for number, kind in enumerate(KINDS)
+}
 
 
 def encode(records: Sequence[Record]) -> bytes:
@@ -60,5 +62,11 @@ def encode(records: Sequence[Record]) -> bytes:
 
 
 def decode(body: bytes) -> list[Record]:
-    """The records of a group, in their order."""
-    return [cast("Record", _decoders[number](raw)) for number, raw in _decode_group(body)]
+    """The records of a group, in their order. Raises one of `rows.UNREADABLE` at one that this version does not know."""
+    found: list[Record] = []
+    for number, raw in _decode_group(body):
+        read = _decoders.get(number)
+        if read is None:
+            raise ValueError(f"a record of kind {number}")
+        found.append(cast("Record", read(raw)))
+    return found

@@ -7,13 +7,12 @@ file smaller.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import time
 
 from msgspec import Struct
 
 from cluster.errors import StoreError, StoreInUse
-from cluster.store.connection import open_writer, reason
+from cluster.store.connection import COMPLAINTS, open_writer, reason
 from cluster.store.files import StoreFiles
 from cluster.store.locate import open_store
 from cluster.store.lock import Possession
@@ -72,7 +71,7 @@ def _shrink(store: str, files: StoreFiles) -> None:
         with contextlib.closing(open_writer(store, files.uri("rw"), BUSY_SECONDS)) as writer:
             writer.execute("VACUUM")
             writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
+    except COMPLAINTS as error:
         said = reason(error, files.database, BUSY_SECONDS)
         raise StoreError(store, f"what is over is dropped, but the file can't be made smaller: {said}") from error
     finally:

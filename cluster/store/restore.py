@@ -16,10 +16,11 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from msgspec import MsgspecError, Struct
+from msgspec import Struct
 
 from cluster.errors import Refused, StoreError
 from cluster.store import rows
+from cluster.store.connection import COMPLAINTS
 from cluster.store.copying import copy_database, unused_name
 from cluster.store.epochs import JUMP, MAX_EPOCH, EpochFile, sync_folder, write_private
 from cluster.store.files import StoreFiles
@@ -90,7 +91,7 @@ def _highest_epoch(files: StoreFiles, key: bytes, stored: int) -> int:
     witness = EpochFile(files.database.as_posix(), files.epoch_file).read(key)
     replaced = 0
     # It may be damaged, which is why it is replaced; and it may be another store's, which says nothing of this one.
-    with contextlib.suppress(StoreError, OSError, sqlite3.Error):
+    with contextlib.suppress(StoreError, OSError, *COMPLAINTS):
         if files.database.exists() and files.key_file.read_bytes() == key:
             with contextlib.closing(open_to_read(files, is_alone=True)) as connection:
                 replaced = _epoch_in(connection, key)
@@ -103,7 +104,7 @@ def _highest_epoch(files: StoreFiles, key: bytes, stored: int) -> int:
 def _epoch_in(connection: sqlite3.Connection, key: bytes) -> int:
     """The epoch that a database has; 0 if it can't tell."""
     reader = rows.Reader(Seal(key))
-    with contextlib.suppress(sqlite3.Error, BadSealError, MsgspecError):
+    with contextlib.suppress(*COMPLAINTS, BadSealError, *rows.UNREADABLE):
         for row in connection.execute("SELECT name, body, mac FROM meta WHERE name = 'epoch'").fetchall():
             return int.from_bytes(reader.meta(row)[1], "big")
     return 0

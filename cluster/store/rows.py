@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import MsgspecError, Raw, Struct
 
 from cluster.core.effects import LeasedJob, StoredJob
-from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, JobSpec, Options, Outcome
+from cluster.core.records import Certificate, Fence, FunctionBlob, JobId, JobSpec, Options, Outcome
 from cluster.core.states import JobState
 from cluster.store.leases import Batch
 from cluster.store.seal import Seal, is_payload_of
@@ -77,6 +77,11 @@ class Marks(Struct, frozen=True, array_like=True):
 
     next_seq: int
     max_fence: Fence
+
+
+# What reading a body raises that was sealed by us, and not written by this version: another type, another state, text that
+# is none, nested without end.
+UNREADABLE = (MsgspecError, ValueError, RecursionError)
 
 
 class BadSealError(Exception):
@@ -236,13 +241,13 @@ def ended_at(body: bytes) -> float:
     """When a run ended, by the body of its outcome; never, of one that can't be read and is named elsewhere."""
     try:
         return _decode_outcome(body).ended
-    except msgspec.MsgspecError:
+    except (*UNREADABLE, TypeError):  # TypeError: its seal was not looked at, so it may be a number, or nothing
         return float("inf")
 
 
-def function_name(digest: Digest) -> str:
-    """How messages call a function that may not be read."""
-    return f"function {digest.hex()[:16]}"
+def function_name(digest: object) -> str:
+    """How messages call a function that may not be read: by its digest, or by what someone has put in its place."""
+    return f"function {digest.hex()[:16] if isinstance(digest, bytes) else repr(digest)[:40]}"
 
 
 def marks_from(body: bytes | None) -> Marks:

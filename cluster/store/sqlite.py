@@ -39,14 +39,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from msgspec import MsgspecError
-
 from cluster.core.effects import Admitted, FunctionAdded, Record, StoredJob
 from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreFull, StoreTampered
 from cluster.store import journal, migrations, rows, scribe, sql
-from cluster.store.connection import is_disk_full, open_reader, open_writer, reason
+from cluster.store.connection import COMPLAINTS, is_disk_full, open_reader, open_writer, reason
 from cluster.store.epochs import EpochFile
 from cluster.store.files import StoreFiles
 from cluster.store.leases import LeaseBook
@@ -87,7 +85,8 @@ class SqliteStore:
     is_instant = False
 
     def __init__(self, path: Path, *, busy_timeout_seconds: float = 5.0) -> None:
-        self.url = f"sqlite:///{path}"
+        # It is shown and sent, and a file's name need not be text.
+        self.url = f"sqlite:///{os.fsencode(path).decode(errors='backslashreplace')}"
         self.tampered: list[str] = []
         self._files = StoreFiles(self.url, path.absolute())
         self._possession = Possession(self.url, self._files.lock_file)
@@ -575,10 +574,10 @@ class SqliteStore:
             yield
         except BadSealError as error:
             raise StoreTampered(self.url, f"{error} is not what this cluster wrote; it was not used") from error
-        except MsgspecError as error:
-            raise StoreError(
-                self.url, f"its journal can't be read by this version ({error}); use the newer one"
-            ) from error
-        except (sqlite3.Error, OverflowError) as error:
+        except (*COMPLAINTS, OverflowError) as error:
             said = reason(error, self._files.database, self._busy_timeout_seconds)
             raise (StoreFull if is_disk_full(error) else StoreError)(self.url, said) from error
+        except rows.UNREADABLE as error:
+            raise StoreError(
+                self.url, f"a record can't be read by this version ({error}); use the newer one"
+            ) from error

@@ -1,21 +1,22 @@
 """Every call that may cross the network: one closed table of desk, method, arguments, answer and roles.
 
 What is not in `CALLS` does not exist for a peer. Arguments and answers are typed records, decoded by type at the
-boundary; a call whose arguments don't fit their type is refused before any desk sees it. A served desk has one method
+boundary; a call whose arguments don't fit their type, or are beyond its bounds (core/bounds.py), is refused before any
+desk sees it, and nothing of it is done. A served desk has one method
 for each entry, `method(peer, said) -> answer`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from msgspec import Struct
 
+from cluster.core.bounds import Batch, Figure, Natural, Orders, Text, Whole
 from cluster.core.printed import Piece, Place
 from cluster.core.records import (
     SAME_BUDGET,
     Budget,
-    Digest,
     Fence,
     FunctionBlob,
     JobId,
@@ -56,21 +57,21 @@ class Submit(Struct, frozen=True):
     The answer is False if the master has no such session (any more): open another one.
     """
 
-    session: str
-    jobs: tuple[JobSpec, ...]
-    functions: tuple[FunctionBlob, ...]
+    session: Text
+    jobs: Annotated[tuple[JobSpec, ...], Batch]
+    functions: Annotated[tuple[FunctionBlob, ...], Batch]
     # Grows from batch to batch of a session: a batch that comes twice, because its answer was lost, or late, is passed
     # over. Without that a copy that comes after the job has ended and was forgotten would admit it anew.
-    number: int = 0
+    number: Natural = 0
     again: bool = False
 
 
 class Listen(Struct, frozen=True):
     """Wait, at most `timeout` seconds, for something to tell. `seen` acknowledges every mark up to it."""
 
-    session: str
-    seen: int
-    timeout: float
+    session: Text
+    seen: Whole
+    timeout: Figure
 
 
 class Said(Struct, frozen=True):
@@ -95,21 +96,21 @@ class Told(Struct, frozen=True):
 class Session(Struct, frozen=True):
     """One session."""
 
-    session: str
+    session: Text
 
 
 class Watch(Struct, frozen=True):
     """Have the outcomes of these jobs told to the session."""
 
-    session: str
-    jobs: tuple[JobId, ...]
+    session: Text
+    jobs: Annotated[tuple[JobId, ...], Batch]
 
 
 class Cancel(Struct, frozen=True):
     """Stop these; answered with one verdict each, after at most `timeout` seconds."""
 
-    jobs: tuple[JobId, ...]
-    timeout: float
+    jobs: Annotated[tuple[JobId, ...], Orders]
+    timeout: Figure
 
 
 class JobArgs(Struct, frozen=True):
@@ -123,18 +124,18 @@ class ReadOutput(Struct, frozen=True):
 
     job: JobId
     place: Place = Place()
-    timeout: float = 0.0
+    timeout: Figure = 0.0
 
 
 class Page(Struct, frozen=True):
     """A page of a listing."""
 
-    state: str | None = None
-    tag: str | None = None
-    batch: str | None = None
-    queue: str | None = None
-    limit: int = 1000
-    after: int = 0
+    state: Text | None = None
+    tag: Text | None = None
+    batch: Text | None = None
+    queue: Text | None = None
+    limit: Whole = 1000
+    after: Whole = 0
 
 
 class PageOfJobs(Struct, frozen=True):
@@ -147,20 +148,20 @@ class PageOfJobs(Struct, frozen=True):
 class Requeue(Struct, frozen=True):
     """New runs of ended jobs; all or none."""
 
-    jobs: tuple[JobId, ...]
+    jobs: Annotated[tuple[JobId, ...], Orders]
     budget: Budget = SAME_BUDGET
 
 
 class Purge(Struct, frozen=True):
     """Drop these dead letters, history and all."""
 
-    jobs: tuple[JobId, ...]
+    jobs: Annotated[tuple[JobId, ...], Orders]
 
 
 class QueueArgs(Struct, frozen=True):
     """One queue."""
 
-    queue: str
+    queue: Text
 
 
 # --- the work desk --------------------------------------------------------------------------------------------------
@@ -170,8 +171,8 @@ class Register(Struct, frozen=True):
     """A worker joins, or comes back to a restarted master with the leases that it holds."""
 
     hello: Hello
-    held: tuple[Fence, ...] = ()
-    number: int = 1  # of this worker's registrations: a call that comes late must not undo a later one
+    held: Annotated[tuple[Fence, ...], Orders] = ()
+    number: Natural = 1  # of this worker's registrations: a call that comes late must not undo a later one
 
 
 class Welcome(Struct, frozen=True):
@@ -191,11 +192,11 @@ class WorkListen(Struct, frozen=True):
     """
 
     worker: WorkerId
-    seen: int
-    timeout: float
-    number: int = 1
-    credit: int = 0
-    turn: int = 0
+    seen: Whole
+    timeout: Figure
+    number: Natural = 1
+    credit: Natural = 0
+    turn: Natural = 0
 
 
 class Work(Struct, frozen=True):
@@ -213,14 +214,14 @@ class Tell(Struct, frozen=True):
     """
 
     worker: WorkerId
-    reports: tuple[Report, ...] = ()
-    stopped: tuple[Fence, ...] = ()
-    given_back: tuple[Fence, ...] = ()
-    progress: tuple[Progress, ...] = ()
-    begun: tuple[Fence, ...] = ()  # attempts that have been running for a while
-    credit: int | None = None
-    number: int = 1
-    turn: int = 0
+    reports: Annotated[tuple[Report, ...], Batch] = ()
+    stopped: Annotated[tuple[Fence, ...], Orders] = ()
+    given_back: Annotated[tuple[Fence, ...], Orders] = ()
+    progress: Annotated[tuple[Progress, ...], Batch] = ()
+    begun: Annotated[tuple[Fence, ...], Orders] = ()  # attempts that have been running for a while
+    credit: Natural | None = None
+    number: Natural = 1
+    turn: Natural = 0
 
 
 class Heartbeat(Struct, frozen=True):
@@ -233,7 +234,7 @@ class Heartbeat(Struct, frozen=True):
 class FetchFunction(Struct, frozen=True):
     """The pickled task of a lease."""
 
-    digest: Digest
+    digest: bytes  # a digest, or nonsense of any length
 
 
 class WorkerArgs(Struct, frozen=True):
@@ -277,6 +278,8 @@ class Call(Struct, frozen=True):
     # Not idempotent by itself: the request's id and answer are committed together with its effect, so that a repeated
     # request, after a restart too, is answered and not carried out again.
     is_once: bool = False
+    # Its answer may be as long as a frame, so a server makes only a few of them at a time for one peer.
+    is_heavy: bool = False
 
 
 _EVERYONE = frozenset(Role)
@@ -292,12 +295,12 @@ CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "watch"): Call(Watch, tuple[JobInfo | None, ...], _CLIENTS),
     ("jobs", "cancel"): Call(Cancel, tuple[bool, ...], _CLIENTS),
     ("jobs", "info"): Call(JobArgs, JobInfo, _CLIENTS),
-    ("jobs", "outcome"): Call(JobArgs, Outcome | None, _CLIENTS),
+    ("jobs", "outcome"): Call(JobArgs, Outcome | None, _CLIENTS, is_heavy=True),
     ("jobs", "page"): Call(Page, PageOfJobs, _CLIENTS),
     ("jobs", "history"): Call(JobArgs, JobHistory, _CLIENTS),
-    ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS),
-    ("jobs", "parts"): Call(JobArgs, JobParts, _CLIENTS),
-    ("jobs", "result"): Call(JobArgs, Outcome | None, _CLIENTS),
+    ("jobs", "output"): Call(JobArgs, bytes, _CLIENTS, is_heavy=True),
+    ("jobs", "parts"): Call(JobArgs, JobParts, _CLIENTS, is_heavy=True),
+    ("jobs", "result"): Call(JobArgs, Outcome | None, _CLIENTS, is_heavy=True),
     ("jobs", "read_output"): Call(ReadOutput, Piece, _CLIENTS),
     ("jobs", "explain"): Call(JobArgs, str, _CLIENTS),
     ("jobs", "requeue"): Call(Requeue, tuple[JobInfo, ...], _CLIENTS, is_once=True),
@@ -310,7 +313,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("work", "listen"): Call(WorkListen, Work, _WORKERS),
     ("work", "tell"): Call(Tell, None, _WORKERS),
     ("work", "heartbeat"): Call(Heartbeat, None, _WORKERS),
-    ("work", "fetch_function"): Call(FetchFunction, FunctionBlob, _WORKERS),
+    ("work", "fetch_function"): Call(FetchFunction, FunctionBlob, _WORKERS, is_heavy=True),
     ("work", "leave"): Call(WorkerArgs, None, _WORKERS),
     ("admin", "ping"): Call(Nothing, MasterInfo, _EVERYONE),
     ("admin", "drain"): Call(WorkerArgs, None, _ADMINS),

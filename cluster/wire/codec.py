@@ -144,6 +144,15 @@ def call_of(desk: str, method: str) -> Call | None:
     return CALLS.get((desk, method))
 
 
+def make_ready() -> None:
+    """Read the types of all calls now. They are annotations, so reading one executes its text: a server does that before
+    it hears anybody, and then never again.
+    """
+    for desk, method in CALLS:
+        _argument_decoder(desk, method)
+        _answer_decoder(desk, method)
+
+
 @functools.cache
 def _argument_decoder(desk: str, method: str) -> Any:
     return msgspec.msgpack.Decoder(CALLS[desk, method].args).decode

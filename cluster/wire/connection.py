@@ -10,8 +10,9 @@ length, and waits for ever. This one is a `_ConnectionBase` too, over the socket
 
 - one `send` and one `recv` for a frame of usual size, and nothing else: the socket stays in blocking mode, and the
   kernel bounds each wait (`SO_RCVTIMEO`, `SO_SNDTIMEO`), so no extra `poll` is needed;
-- a bound on the time of a whole frame, however slowly its bytes drip;
-- memory grows with what has arrived, never with what a header promises.
+- a bound on the time of a whole frame, and a shorter one for a frame whose bytes only drip;
+- memory grows with what has arrived, never with what a header promises; and a server has a say before a long frame is
+  received (`take_room`), so that many of them together stay within its bounds.
 
 One thread at a time uses a connection. Others may only `interrupt()` it, which ends whatever it waits for; whoever uses
 it then closes it. After any error but a clean end the stream may be out of step, so the connection is only good for
@@ -28,6 +29,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import _ConnectionBase, wait
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -42,10 +44,15 @@ MAX_HANDSHAKE_BYTES = 4 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 # From a frame's first byte to its last, either way. 256 MiB in a minute is 36 Mbit/s.
 FRAME_SECONDS = 60.0
+# A frame that has begun must go on at this rate, after a first grace: who promises 256 MiB and sends a byte now and then
+# is cut off after ten seconds. A line of 64 kbit/s that loses half of its packets is faster.
+FRAME_GRACE_SECONDS = 10.0
+MIN_BYTES_PER_SECOND = 1024
 
 _HEADER_BYTES = 4
 # A frame up to this size is copied behind its header and read by one `recv`; a longer one is written with `sendmsg`.
 _READ_BYTES = 64 * 1024 + _HEADER_BYTES
+LONG_FRAME_BYTES = _READ_BYTES  # a longer one needs room of its own
 # Up to this size memory that was used before is cheaper than a mapping of its own.
 _SMALL_BYTES = 256 * 1024
 
@@ -74,6 +81,8 @@ class ClusterConnection(_Base):
         # What the handshake found out. Written by the thread that did the handshake.
         self.peer: Peer | None = None
         self.max_frame_bytes = MAX_HANDSHAKE_BYTES
+        # Asked with size and deadline before a long frame is received; raises to refuse it.
+        self.take_room: Callable[[int, float], None] | None = None
         self._left = b""  # read, and not yet handed out
         self._receive_seconds: float | None = None  # what SO_RCVTIMEO says now
         sock.settimeout(None)
@@ -144,8 +153,9 @@ class ClusterConnection(_Base):
 
     def _receive_rest(self, data: bytes, deadline: float) -> memoryview:
         """A frame that didn't arrive in one piece, or that isn't alone."""
+        started = time.monotonic()
         while len(data) < _HEADER_BYTES:
-            data += self._receive_more(_READ_BYTES, deadline)
+            data += self._receive_more(_READ_BYTES, min(deadline, started + FRAME_GRACE_SECONDS))
         size = int.from_bytes(data[:_HEADER_BYTES], "big")
         if size > self.max_frame_bytes:
             raise FrameError(f"a frame that claims {size} bytes; at most {self.max_frame_bytes} are taken")
@@ -153,11 +163,15 @@ class ClusterConnection(_Base):
         if len(data) >= end:
             self._left = data[end:]
             return memoryview(data)[_HEADER_BYTES:end]
+        if self.take_room is not None and size > LONG_FRAME_BYTES:
+            self.take_room(size, deadline)
+            started = time.monotonic()  # while it waited for us it could send nothing
         room = _room_for(size)
         filled = len(data) - _HEADER_BYTES
         room[:filled] = data[_HEADER_BYTES:]
         while filled < size:
-            filled += self._receive_into(room[filled:], deadline)
+            bought = started + FRAME_GRACE_SECONDS + filled / MIN_BYTES_PER_SECOND
+            filled += self._receive_into(room[filled:], min(deadline, bought))
         return room.toreadonly()
 
     def _receive_more(self, most: int, deadline: float) -> bytes:

@@ -315,8 +315,21 @@ class Conversation:
                     return
             for batch in _batches(rest):
                 # Of an earlier session's master nobody knows what it had taken.
-                if not (yield from self._send(self._entered(self._session, batch, is_again=True))):
+                try:
+                    is_known = yield from self._send(self._entered(self._session, batch, is_again=True))
+                except MasterUnavailable:
+                    raise
+                except ClusterError as error:
+                    self._give_up(batch, str(error))  # else it would be in the way of what follows, for ever
+                    continue
+                if not is_known:
                     return
+
+    def _give_up(self, jobs: Sequence[JobSpec], reason: str) -> None:
+        """The master will not take this batch, whenever it comes."""
+        with self._lock:
+            self._books.strike([spec.id for spec in jobs])
+        self._sink.refused([Refusal(spec.id, "refused", reason) for spec in jobs])
 
     def _entered(self, session: str, jobs: Sequence[JobSpec], *, is_again: bool) -> calls.Submit:
         """A batch, to be sent until it is answered."""

@@ -64,9 +64,14 @@ def fault_of(error: BaseException, call: str) -> Fault:
         certificate = args[-1] if isinstance(error, JobError) and isinstance(args[-1], Certificate) else None
         texts = args[:2] if isinstance(error, JobError) else args
         if all(isinstance(text, str) for text in texts):
-            return Fault(name, tuple(text[:MAX_TEXT] for text in texts), certificate)
+            return Fault(name, tuple(_sendable(text) for text in texts), certificate)
     LOG.error("call failed: call=%s error=%s", call, type(error).__name__, exc_info=error)
     return Fault("ClusterError", (f"the master failed: {call} ended in {type(error).__name__}; its log tells more",))
+
+
+def _sendable(text: str) -> str:
+    """Bounded, and without the halves of characters that Python has for bytes in a file's name."""
+    return text[:MAX_TEXT].encode(errors="backslashreplace").decode()
 
 
 def rebuild(fault: Fault) -> ClusterError:

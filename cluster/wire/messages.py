@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from msgspec import Struct
 
+from cluster.core.bounds import Amount, Count, Few, Figure, LongText, Natural, Text, Whole
 from cluster.core.records import Certificate, Fence, FunctionBlob, JobId, JobSpec, Lease, Stop, WorkerId
 from cluster.core.states import JobState
 
@@ -11,43 +14,43 @@ from cluster.core.states import JobState
 class SlotHealth(Struct, frozen=True, gc=False, kw_only=True):
     """One slot's child process at the last heartbeat."""
 
-    slot: int
-    pid: int = 0
+    slot: Natural
+    pid: Natural = 0
     job: JobId = ""
-    seconds: float = 0.0  # how long it has been at that job
-    memory: int = 0  # resident bytes
-    cpu_percent: float = 0.0  # of one core, since the last heartbeat
+    seconds: Figure = 0.0  # how long it has been at that job
+    memory: Natural = 0  # resident bytes
+    cpu_percent: Figure = 0.0  # of one core, since the last heartbeat
 
 
 class Health(Struct, frozen=True, gc=False, kw_only=True):
     """A host as its worker sees it (psutil)."""
 
-    cpu_percent: float = 0.0  # of all cores, since the last heartbeat
-    load: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    memory_total: int = 0
-    memory_available: int = 0
+    cpu_percent: Figure = 0.0  # of all cores, since the last heartbeat
+    load: tuple[Figure, Figure, Figure] = (0.0, 0.0, 0.0)
+    memory_total: Natural = 0
+    memory_available: Natural = 0
     # What jobs with a memory limit may have in all now, and could have at most; 0: none can be held to one here.
-    memory_room: int = 0
-    memory_most: int = 0
+    memory_room: Whole = 0
+    memory_most: Whole = 0
     is_short_of_memory: bool = False  # so little is left that it asks for less work
-    disk_free: int = 0  # where the worker keeps its scratch folders
-    network_sent: int = 0  # bytes since boot
-    network_received: int = 0
-    slots: tuple[SlotHealth, ...] = ()
+    disk_free: Natural = 0  # where the worker keeps its scratch folders
+    network_sent: Natural = 0  # bytes since boot
+    network_received: Natural = 0
+    slots: Annotated[tuple[SlotHealth, ...], Few] = ()
 
 
 class Hello(Struct, frozen=True, gc=False, kw_only=True):
     """A worker's registration."""
 
     worker: WorkerId
-    name: str
-    host: str
-    pid: int
-    slots: int
-    resources: tuple[tuple[str, int], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
-    memory_room: int = 0  # as in `Health`, when it registers
-    memory_most: int = 0
+    name: Text
+    host: Text
+    pid: Natural
+    slots: Count
+    resources: Annotated[tuple[tuple[Text, Amount], ...], Few] = ()
+    labels: Annotated[tuple[tuple[Text, Text], ...], Few] = ()
+    memory_room: Whole = 0  # as in `Health`, when it registers
+    memory_most: Whole = 0
 
 
 class Poll(Struct, frozen=True, gc=False):
@@ -61,11 +64,11 @@ class Progress(Struct, frozen=True, gc=False):
     """What a running job says of itself: by `current_job().progress(done, total, note)`, or by printing."""
 
     fence: Fence
-    done: float
-    total: float
-    note: str = ""
+    done: Figure
+    total: Figure
+    note: LongText = ""
     output: bytes = b""  # of what it has printed, from byte `offset` on; then the rest says nothing
-    offset: int = 0
+    offset: Natural = 0
 
 
 class Refusal(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -108,6 +111,7 @@ class Stats(Struct, frozen=True, gc=False, kw_only=True):
     workers: int
     slots: int
     store: str
+    security: dict[str, int] = {}  # security events of the master's process, by kind: docs/reference/audit.md
 
 
 class JobHistory(Struct, frozen=True, gc=False):

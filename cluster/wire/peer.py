@@ -13,3 +13,8 @@ class Peer(Struct, frozen=True):
     number: int  # grows with each connection of a server, and never repeats within it
     role: Role
     address: str  # where it comes from, for logs; over a UNIX socket: "unix"
+
+    @property
+    def identity(self) -> str:
+        """Whose share of the server's limits this connection uses: those of one role and address have one together."""
+        return f"{self.role.value}@{self.address}"

@@ -6,6 +6,10 @@
                  │               ┌► frame ─► envelope ─► in the table? role? types? ─► method(peer, said)
                  └ full: "busy"  └──────────────────────── answer or fault ◄──────────┘
 
+What a hostile peer may take is bounded before it is given: connections by the door, the bytes of long frames and answers
+by the intake, their time by the connection, and what each field may say by the types of the table. Whoever oversteps is
+refused or cut off, and told of by the audit (audit.py), never by a log line of its own for each attempt.
+
 What is kept of the standard library's server: that there is a listener, found by the serializer's name, an accepting
 thread, one thread per connection, and a table `id_to_obj` of objects with the methods that each exposes. What is
 replaced is all that trusts: pickles, `create`, reference counts, `shutdown` by anyone, and an accept loop that ends
@@ -35,15 +39,17 @@ from collections.abc import Callable, Mapping
 from multiprocessing import managers
 from typing import Any, cast
 
-from cluster.errors import Refused
+from cluster.errors import MasterUnavailable, Refused
 from cluster.wire import codec, handshake
 from cluster.wire.address import Address
+from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.calls import CALLS, Call
 from cluster.wire.codec import ProtocolError, Request
-from cluster.wire.connection import MAX_FRAME_BYTES, ClusterConnection
-from cluster.wire.door import Door, Limits
+from cluster.wire.connection import MAX_FRAME_BYTES, ClusterConnection, FrameError
+from cluster.wire.door import Door, Entry, Limits
 from cluster.wire.faults import fault_of
-from cluster.wire.handshake import Stranger
+from cluster.wire.handshake import Code, Stranger
+from cluster.wire.intake import Intake, NoRoomError, Share
 from cluster.wire.keys import Role, Secret
 from cluster.wire.listener import SERIALIZER, ClusterListener
 from cluster.wire.peer import Peer
@@ -53,8 +59,13 @@ LOG = logging.getLogger("cluster.wire")
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BREATH_SECONDS = 0.1  # between two attempts to accept while the system is short of something
 _LAST_WORD_SECONDS = 5.0  # for threads to leave once their connections were closed by force
-# A flood of strangers must not be a flood of log lines.
-_QUIET_SECONDS = 1.0
+_MAX_REQUEST_ID = 128  # characters; ours have 32, and they are kept for a day
+_KINDS = {
+    Code.NO_SENSE: Kind.HANDSHAKE_MALFORMED,
+    Code.OTHER_VERSION: Kind.HANDSHAKE_VERSION,
+    Code.NO_SUCH_ROLE: Kind.HANDSHAKE_ROLE,
+    Code.WRONG_PROOF: Kind.HANDSHAKE_WRONG_KEY,
+}
 
 
 class ClusterServer(managers.Server):
@@ -71,6 +82,7 @@ class ClusterServer(managers.Server):
         limits: Limits | None = None,
     ) -> None:
         methods = _methods_of(desks)
+        codec.make_ready()
         # The library's own key is never used: who may come in is the handshake's to say.
         super().__init__({}, cast("Any", address), os.urandom(32), SERIALIZER)
         self.address: Address  # type: ignore[assignment]  # the real one: port 0 has become a port
@@ -86,12 +98,16 @@ class ClusterServer(managers.Server):
         self._keys = dict(keys)
         self._limits = limits or Limits()
         self._door = Door(self._limits)
+        self._intake = Intake(
+            self._limits.max_bytes_in_flight,
+            self._limits.max_bytes_in_flight_per_identity,
+            self._limits.max_heavy_calls_per_identity,
+        )
         self._numbers = itertools.count(1)
         self._spare: int | None = None  # a descriptor to give up when there are no others
         self._accept_thread: threading.Thread | None = None
         self._stop_lock = threading.Lock()
         self._is_closed = False
-        self._said_at: dict[str, float] = {}
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -119,6 +135,7 @@ class ClusterServer(managers.Server):
             if self._spare is not None:
                 os.close(self._spare)
                 self._spare = None
+            AUDIT.flush()
 
     def serve_forever(self) -> None:
         """Start, and return once `stop` was called elsewhere or Ctrl-C was pressed here."""
@@ -147,15 +164,17 @@ class ClusterServer(managers.Server):
                 continue
             try:
                 self._take_in(connection)
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001 - told of by the audit
                 # RuntimeError: no thread can be started. The connection is lost, the server is not.
                 connection.close()
-                self._say("no thread", logging.ERROR, "can't serve a connection: origin=%s", connection.origin)
+                AUDIT.record(
+                    Kind.SHORTAGE, origin=connection.origin, reason="can't serve a connection: no thread can be started"
+                )
                 self.stop_event.wait(_BREATH_SECONDS)
 
     def _take_in(self, connection: ClusterConnection) -> None:
         if not self._door.admit(connection):
-            self._say("full", logging.WARNING, "too many connections: sent away origin=%s", connection.origin)
+            AUDIT.record(Kind.CONNECTIONS_FULL, origin=connection.origin, reason="too many connections: sent away")
             with contextlib.suppress(OSError):
                 handshake.send_away_busy(connection)
             connection.close()
@@ -168,7 +187,7 @@ class ClusterServer(managers.Server):
             raise
 
     def _on_accept_failed(self, error: Exception) -> None:
-        self._say("accept", logging.ERROR, "accept failed: error=%s", error)
+        AUDIT.record(Kind.SHORTAGE, origin=str(self.address), reason=f"accept failed: {error}")
         if isinstance(error, OSError) and error.errno in _SHORTAGES and self._spare is not None:
             # The connection that can't be had would stay in the backlog, unanswered: take it with the spare
             # descriptor and close it, so that its caller hears at once and tries again later.
@@ -187,14 +206,11 @@ class ClusterServer(managers.Server):
         connection: ClusterConnection = conn
         try:
             self._greet(connection)
-            if self._door.recognise(connection):
-                self.serve_client(connection)
+            self._let_in(connection)
         except Stranger as stranger:
-            self._say("stranger", logging.WARNING, "refused: origin=%s: %s", connection.origin, stranger.reason)
-        except ProtocolError as error:
-            self._say("protocol", logging.WARNING, "closed: origin=%s: %s", connection.origin, error)
+            self._note(connection, _KINDS.get(stranger.code, Kind.HANDSHAKE_REFUSED), f"refused: {stranger.reason}")
         except (OSError, EOFError) as error:
-            LOG.debug("connection ended: origin=%s: %s", connection.origin, error)
+            self._on_lost(connection, error)
         except Exception:
             LOG.exception("connection failed: origin=%s", connection.origin)
         finally:
@@ -209,48 +225,114 @@ class ClusterServer(managers.Server):
         threading.current_thread().name = f"cluster-{role.value}-{number}"
         connection.peer = Peer(number, role, connection.origin)
 
+    def _let_in(self, connection: ClusterConnection) -> None:
+        peer = _peer_of(connection)
+        match self._door.recognise(connection, peer.identity):
+            case Entry.INSIDE:
+                self.serve_client(connection)
+            case Entry.SHOWN_OUT:
+                raise EOFError("it was shown out while its handshake ended")
+            case Entry.CROWDED:
+                reason = (
+                    f"there are as many connections of {peer.role.value}s at {peer.address} as there may be "
+                    f"({self._limits.max_connections_per_identity}); close some, or try again later"
+                )
+                self._note(connection, Kind.CONNECTIONS_FULL, reason)
+                request = codec.open_request(connection.receive_frame(self._limits.handshake_seconds))
+                connection.send_frame(codec.encode_fault(request, fault_of(MasterUnavailable(reason), "connect")))
+
     def serve_client(self, conn: Any) -> None:
         """Answer calls, one after the other, until the caller leaves or the server stops."""
         connection: ClusterConnection = conn
-        peer = connection.peer
-        if peer is None:
-            raise ProtocolError("no handshake was made on this connection")
+        peer = _peer_of(connection)
+        share = self._intake.share(peer.identity)
+        connection.take_room = share.take
         receive, send, answer_to = connection.receive_frame, connection.send_frame, self._answer
-        while not self.stop_event.is_set():
-            frame = receive()
-            answer = answer_to(peer, frame)
-            send(answer)
-            del frame, answer  # nothing of a call is kept while waiting for the next
+        try:
+            while not self.stop_event.is_set():
+                frame = receive()
+                answer = answer_to(peer, frame, share)
+                send(answer)
+                del frame, answer  # nothing of a call is kept while waiting for the next
+                share.give_back()
+        finally:
+            share.give_back()
 
-    def _answer(self, peer: Peer, frame: memoryview) -> bytes:
+    def _answer(self, peer: Peer, frame: memoryview, share: Share) -> bytes:
         request = codec.open_request(frame)
         try:
-            return codec.encode_answer(request, self._carry_out(peer, request))
+            call, method = self._find(peer, request)
+            if not call.is_heavy:
+                return codec.encode_answer(request, self._carry_out(peer, request, call, method))
+            with share.heavy():
+                answer = codec.encode_answer(request, self._carry_out(peer, request, call, method))
+                share.take_for_answer(len(answer))
+                return answer
         except BaseException as error:  # noqa: BLE001  # SystemExit of a desk ends neither this thread nor the caller's
             return codec.encode_fault(request, fault_of(error, f"{request.desk}.{request.method}"))
 
-    def _carry_out(self, peer: Peer, request: Request) -> object:
+    def _find(self, peer: Peer, request: Request) -> tuple[Call, Callable[..., object]]:
+        """What is to be done, if the peer may have it done."""
         served = self._methods.get((request.desk, request.method))
         if served is None:
-            raise Refused(f"this master knows no call {request.desk}.{request.method}; is it of an older version?")
-        call, method = served
-        # An `if`, not an `assert`: it must hold under `python -O` too.
-        if peer.role not in call.roles:
-            allowed = " or ".join(sorted(role.value for role in call.roles))
-            raise Refused(
-                f"{request.desk}.{request.method} is not for role {peer.role.value}; connect with the {allowed} key"
+            name = f"{request.desk[:_MAX_REQUEST_ID]}.{request.method[:_MAX_REQUEST_ID]}"
+            raise self._refusal(
+                peer, Kind.CALL_UNKNOWN, f"this master knows no call {name}; is it of an older version?"
             )
-        said = codec.read_arguments(request)
-        if call.is_once:
-            return method(peer, said, request=request.request)
-        return method(peer, said)
+        # An `if`, not an `assert`: it must hold under `python -O` too.
+        if peer.role not in served[0].roles:
+            allowed = " or ".join(sorted(role.value for role in served[0].roles))
+            raise self._refusal(
+                peer,
+                Kind.CALL_NOT_FOR_ROLE,
+                f"{request.desk}.{request.method} is not for role {peer.role.value}; connect with the {allowed} key",
+            )
+        return served
 
-    def _say(self, kind: str, level: int, text: str, *fields: object) -> None:
-        """Log a line of this kind, unless one was logged a moment ago."""
-        now = time.monotonic()
-        if now - self._said_at.get(kind, -_QUIET_SECONDS) >= _QUIET_SECONDS:
-            self._said_at[kind] = now
-            LOG.log(level, text, *fields)
+    def _carry_out(self, peer: Peer, request: Request, call: Call, method: Callable[..., object]) -> object:
+        try:
+            said = codec.read_arguments(request)
+        except Refused as refused:
+            raise self._refusal(peer, Kind.CALL_MALFORMED, str(refused)) from None
+        if not call.is_once:
+            return method(peer, said)
+        if len(request.request) > _MAX_REQUEST_ID:
+            raise self._refusal(
+                peer, Kind.CALL_MALFORMED, f"the id of a request may have {_MAX_REQUEST_ID} characters at most"
+            )
+        return method(peer, said, request=request.request)
+
+    # --- what is told of it ---------------------------------------------------------------------------------------
+
+    def _on_lost(self, connection: ClusterConnection, error: OSError | EOFError) -> None:
+        """A connection ended otherwise than by a refusal: most often its caller has just gone."""
+        is_known = connection.peer is not None
+        if self._door.was_shown_out(connection):
+            self._note(connection, Kind.STRANGER_DISPLACED, "too many strangers, and it had waited the longest")
+        elif isinstance(error, NoRoomError):
+            self._note(connection, Kind.BYTES_FULL, f"closed: {error}")
+        elif isinstance(error, TimeoutError):
+            self._note(connection, Kind.FRAME_TOO_SLOW if is_known else Kind.HANDSHAKE_TIMEOUT, f"closed: {error}")
+        elif isinstance(error, FrameError):
+            self._note(connection, Kind.FRAME_TOO_LONG if is_known else Kind.HANDSHAKE_MALFORMED, f"closed: {error}")
+        elif isinstance(error, ProtocolError):
+            self._note(connection, Kind.FRAME_MALFORMED, f"closed: {error}")
+        else:
+            LOG.debug("connection ended: origin=%s: %s", connection.origin, error)
+
+    def _note(self, connection: ClusterConnection, kind: Kind, reason: str) -> None:
+        role = connection.peer.role.value if connection.peer is not None else ""
+        AUDIT.record(kind, origin=connection.origin, role=role, reason=reason)
+
+    def _refusal(self, peer: Peer, kind: Kind, reason: str) -> Refused:
+        AUDIT.record(kind, origin=peer.address, role=peer.role.value, reason=reason)
+        return Refused(reason)
+
+
+def _peer_of(connection: ClusterConnection) -> Peer:
+    if connection.peer is None:
+        raise ProtocolError("no handshake was made on this connection")
+    return connection.peer
 
 
 def _methods_of(desks: Mapping[str, object]) -> dict[tuple[str, str], tuple[Call, Callable[..., object]]]:

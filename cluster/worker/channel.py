@@ -28,8 +28,9 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
 
+from cluster.core.bounds import Figure, LongText, Natural
 from cluster.core.records import Digest, Fence, JobId, Payload, Report, Segment
 from cluster.worker.vector import Received
 
@@ -74,7 +75,7 @@ class Finished(Struct, frozen=True, array_like=True, tag=1, gc=False):
     """The job in hand has ended and left nothing behind in the child."""
 
     report: Report
-    cpu_seconds: float  # of the child so far; 0: not measured, the job was too short to matter
+    cpu_seconds: Figure  # of the child so far; 0: not measured, the job was too short to matter
 
 
 class ItemStarted(Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -98,9 +99,9 @@ class FunctionMissing(Struct, frozen=True, array_like=True, tag=4, gc=False):
 class Said(Struct, frozen=True, array_like=True, tag=5, gc=False):
     """`current_job().progress(done, total, note)`."""
 
-    done: float
-    total: float
-    note: str
+    done: Figure
+    total: Figure
+    note: LongText
 
 
 class TooFull(Struct, frozen=True, array_like=True, tag=6, gc=False):
@@ -111,7 +112,7 @@ class Printed(Struct, frozen=True, array_like=True, tag=7, gc=False):
     """What a job in a thread has printed, from its byte `offset` on; of a process the supervisor has the file."""
 
     text: bytes
-    offset: int
+    offset: Natural
 
 
 FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Said | TooFull | Printed
@@ -121,6 +122,10 @@ encode = _ENCODER.encode
 encode_into = _ENCODER.encode_into
 decode_task = msgspec.msgpack.Decoder(Task).decode
 decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
+
+
+# What reading a message raises whose bytes a child chose: not msgpack, not the type, bad UTF-8, nested without end.
+UNREADABLE = (MsgspecError, UnicodeError, RecursionError)
 
 
 class Nonsense(Exception):

@@ -72,7 +72,7 @@ class Child:
         self._functions = Functions(self._surroundings.take_over_imports)
         self._streams = isolation.open_streams()
         self._leftovers = Leftovers()
-        self._scratch = scratch.folder_of(setup.scratch, self._pid) if setup.scratch else ""
+        self._scratch = scratch.folder_of(os.fsdecode(setup.scratch), self._pid) if setup.scratch else ""
         self._umask = umask(MAX_JOB_UMASK)
         umask(self._umask)
         self._is_astray = True  # the next job may not be where it should be, or not have the umask that it should
@@ -80,7 +80,6 @@ class Child:
         self._hand: tuple[Fence, Task, float] | None = None  # the job in hand, and the wall time of its start
         self._cpu_seconds = 0.0  # of this process, when last read
         self._unmeasured_seconds = 0.0  # that jobs have taken since
-        isolation.mark_output(kept.output)
         dependency.inside_job = True
 
     def serve(self) -> NoReturn:
@@ -196,13 +195,11 @@ class Child:
         try:
             out.flush()
             err.flush()
-            if sys.stdout is out and sys.stderr is err and isolation.is_output_untouched():
+            if sys.stdout is out and sys.stderr is err and isolation.is_output_untouched(self._kept.output):
                 return b""
         except (OSError, ValueError):  # closed
             pass
-        printed = self._take_output()
-        isolation.mark_output(self._kept.output)
-        return printed
+        return self._take_output()
 
     def _take_output(self) -> bytes:
         """What is in the file; and what the job did to the streams is put right."""
@@ -230,7 +227,6 @@ class Child:
             return
         os.dup2(renewed, self._kept.output, inheritable=False)
         isolation.restore_standard_descriptors(self._kept.output)
-        isolation.mark_output(self._kept.output)
         self._channel.send_output(fence, renewed)
         os.close(renewed)
 

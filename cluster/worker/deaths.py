@@ -89,15 +89,15 @@ class Deaths:
             )
         self._vacate(slot, now, is_clean=is_clean)
 
-    def on_nursery_lost(self, now: float) -> None:
-        """Every child died with the nursery: blame it for what was in hand."""
+    def on_nursery_lost(self, mark: str, now: float) -> None:
+        """Every child died with the nursery, whose mark this was: blame it for what was in hand."""
         reason = "the worker's nursery, which starts its processes, died, and the job's process with it"
         live = [slot for slot in self._slots.all if slot.phase is not Phase.VACANT]
         for slot in live:
             if slot.doom is None:
                 slot.kill(Doom(Ending.CRASHED, reason))
             _wait_until_gone(slot)
-        ORPHANS.sweep({slot.pid for slot in live if slot.pid})
+        ORPHANS.sweep({slot.pid for slot in live if slot.pid}, mark)
         for slot in live:
             self._settle(slot, now)
             doom = slot.doom or Doom(Ending.CRASHED, reason)

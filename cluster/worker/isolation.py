@@ -93,18 +93,13 @@ def open_streams() -> tuple[TextIO, TextIO]:
     return sys.stdout, sys.stderr
 
 
-def mark_output(output: int) -> None:
-    """Make the output file's position one that `is_output_untouched` recognises."""
-    os.lseek(output, _NOWHERE, os.SEEK_SET)
+def is_output_untouched(output: int) -> bool:
+    """Whether nothing is in the output file, and 1 and 2 are still that file. Raises `OSError` if one is closed.
 
-
-def is_output_untouched() -> bool:
-    """Whether 1 and 2 still are the marked file, and nothing was written since. Raises `OSError` if one is closed.
-
-    Duplicates of a descriptor share its position. Where all writing appends, each write moves it to the end (but for
-    `pwrite`: such text is found, and told, with the next that is written).
+    Duplicates of a descriptor share its position, which is set so far behind the end that no other file has it by chance;
+    counted from the end, it tells too whether the file is empty. (Where it stood before tells less: `pwrite` moves it not.)
     """
-    return lseek(1, 0, 1) == _NOWHERE == lseek(2, 0, 1)  # 1: SEEK_CUR
+    return lseek(output, _NOWHERE, 2) == _NOWHERE == lseek(1, 0, 1) == lseek(2, 0, 1)  # 2: SEEK_END, 1: SEEK_CUR
 
 
 def is_standard_output(output: int) -> bool:

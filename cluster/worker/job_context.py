@@ -8,6 +8,7 @@ called directly.
 from __future__ import annotations
 
 import contextvars
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,11 @@ class JobContext:
         self._is_done = False
 
     def progress(self, done: float, total: float = 0.0, note: str = "") -> None:
-        """Tell whoever watches how far this job is. Cheap: at most ten a second are sent, and the last (done = total)."""
-        if self._say is None:
+        """Tell whoever watches how far this job is. Cheap: at most ten a second are sent, and the last (done = total).
+
+        What is not a finite number says nothing, and is not sent.
+        """
+        if self._say is None or not (math.isfinite(done) and math.isfinite(total)):
             return
         now = time.monotonic()
         is_last = bool(total) and done >= total

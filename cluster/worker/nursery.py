@@ -61,7 +61,7 @@ class Nursery:
         self._control = control
         self._parent = parent
         self._pid = os.getpid()
-        self._setup = Setup("", "", "", 0, 0)
+        self._setup = Setup("", "", b"", 0, 0)
         self._children: dict[int, Spawn] = {}
         # Deaths that are told once nothing of those children is left.
         self._dead: list[Died] = []
@@ -127,7 +127,7 @@ class Nursery:
         # Whatever happens, this copy must not return into the nursery's loop.
         try:
             if self._setup.scratch and not self._setup.threads:
-                scratch.enter(self._setup.scratch)
+                scratch.enter(os.fsdecode(self._setup.scratch))
             kept = isolation.separate(end, output, self._pid)
             if self._setup.threads:
                 from cluster.worker.threaded_child import ThreadedChild

@@ -19,10 +19,10 @@ class Setup(Struct, frozen=True, array_like=True, tag=1, gc=False):
 
     worker: str
     host: str
-    directory: str
+    directory: bytes  # a file's name need not be text
     max_output_bytes: int
     max_result_bytes: int
-    scratch: str = ""  # as in `WorkerConfig`
+    scratch: bytes = b""  # as in `WorkerConfig`
     threads: int = 0
 
 

@@ -6,8 +6,9 @@ children die with it, by the kernel's hand, and what they had started falls to t
 - A worker process (`cluster worker`) has asked for that at its start (`adopt`), and has no other children than its
   nursery. So whatever is its child once the nursery is gone is such an orphan, daemonised or not.
 - Embedded, the process above is the user's program, whose children are its own affair, and orphans go to init. There
-  only those can be told that stayed in the session of the child that ran their job. A daemon with a session of its own
-  lives on; it takes a program that kills the nursery, and nothing else, to get there.
+  two things tell them: the session of the child that ran their job, and a mark of their nursery's own in the environment
+  that they were started with, which whoever is forked or started inherits. Only what has left the session *and* was
+  started with another environment lives on; it takes a program that kills the nursery, and nothing else, to get there.
 
 Called by the supervisor's thread between a lost nursery and the next one.
 """
@@ -20,6 +21,8 @@ import signal
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from cluster.worker.nursery_start import MARK_VARIABLE
 
 # As long as the nursery's own sweep may take: a process in an uninterruptible wait must not hold up the others.
 MAX_SWEEP_SECONDS = 2.0
@@ -40,17 +43,21 @@ class Orphans:
         isolation.become_subreaper()
         self._is_adopting = True
 
-    def sweep(self, sessions: Collection[int]) -> None:
-        """Kill all that is left of these sessions and, where orphans come to us, of everything; return when it is gone.
+    def sweep(self, sessions: Collection[int], mark: str) -> None:
+        """Kill all that is left of these sessions and of this mark and, where orphans come to us, all of those.
+
+        Returns when it is gone.
 
         Args:
             sessions: of the dead children, which led them: each is known by its child's pid.
+            mark: of the dead nursery.
         """
         deadline = time.monotonic() + MAX_SWEEP_SECONDS
-        while self._kill(sessions) and time.monotonic() < deadline:
+        ours = _Ours(sessions, mark)
+        while self._kill(ours) and time.monotonic() < deadline:
             time.sleep(SWEEP_SECONDS)
 
-    def _kill(self, sessions: Collection[int]) -> bool:
+    def _kill(self, ours: _Ours) -> bool:
         """One round; True if there was anything to kill."""
         adopted = list(_children()) if self._is_adopting else []
         for pid in adopted:
@@ -59,23 +66,45 @@ class Orphans:
                 os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-        members = [pid for pid in _processes() if _session_of(pid) in sessions]
+        members = [pid for pid in _processes() if ours.has(pid)]
         for pid in members:
-            _kill_member(pid, sessions)
+            _kill_member(pid, ours)
         return bool(adopted or members)
+
+
+class _Ours:
+    """Tells what a nursery's jobs have started."""
+
+    def __init__(self, sessions: Collection[int], mark: str) -> None:
+        self._sessions = sessions
+        self._variable = f"{MARK_VARIABLE}={mark}".encode() if mark else b""
+
+    def has(self, pid: int) -> bool:
+        """Whether it runs, and is of theirs."""
+        session = _session_of(pid)
+        return session in self._sessions or (session > 0 and self._is_marked(pid))
+
+    def _is_marked(self, pid: int) -> bool:
+        if not self._variable:
+            return False
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - of all processes
+                return self._variable in file.read().split(b"\0")
+        except OSError:  # gone, or another user's
+            return False
 
 
 ORPHANS = Orphans()
 
 
-def _kill_member(pid: int, sessions: Collection[int]) -> None:
+def _kill_member(pid: int, ours: _Ours) -> None:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return
     try:
         # Asked again now that the number can't come to mean another process.
-        if _session_of(pid) in sessions:
+        if ours.has(pid):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:

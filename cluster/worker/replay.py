@@ -77,5 +77,8 @@ def load(parts: JobParts, item: int) -> Call:
     if not parts.spec.items:
         args, kwargs = pickle.loads(parts.spec.args)
         return Call(function, args, kwargs)
-    found = pickle.loads(parts.spec.args)[item]
+    items = pickle.loads(parts.spec.args)
+    if isinstance(items, tuple):  # a column: see `running.Items`
+        return Call(function, (items[0][item],), {})
+    found = items[item]
     return Call(function, pickle.loads(found) if isinstance(found, bytes) else found, {})

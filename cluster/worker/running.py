@@ -9,9 +9,9 @@ this job and not on the next. No exception leaves this module: whatever a job ra
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pickle import dumps, loads
-from typing import Any
+from typing import Any, TypeAlias
 
 import cloudpickle
 from msgspec import Struct
@@ -21,13 +21,17 @@ from cluster.worker.channel import Task
 from cluster.worker.failure import describe, pickle_exception
 from cluster.worker.functions import Functions
 
+# A chunk's arguments as its client pickled them (`client.payload.dump_items`): argument tuples; pickled argument tuples; or
+# a column, the one argument of each item.
+Items: TypeAlias = list[tuple[Any, ...]] | list[bytes] | tuple[list[Any]]
+
 # Exactly these types (no subclass) need none of cloudpickle's care, and are what most jobs return.
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None)})
 
 _SUCCEEDED = Ending.SUCCEEDED  # a look at an enum's class is slow on Python 3.11
 
 # What was being done when an exception came: how that ends the job, and the first words of the reason.
-_FUNCTION = (Ending.UNPICKLABLE, "its function can't be unpickled on the worker:")
+_FUNCTION = (Ending.UNPICKLABLE, "its function can't be loaded on the worker:")
 _ARGUMENTS = (Ending.UNPICKLABLE, "its arguments can't be unpickled on the worker:")
 _CALL = (Ending.RAISED, "raised")
 _RESULT = (Ending.UNPICKLABLE, "its result can't be pickled:")
@@ -117,7 +121,7 @@ def dump(value: Any) -> Payload:
     return data
 
 
-def _open_chunk(functions: Functions, task: Task) -> tuple[Callable[..., Any], list[Any]] | Ended:
+def _open_chunk(functions: Functions, task: Task) -> tuple[Callable[..., Any], Items] | Ended:
     stage = _FUNCTION
     try:
         function = functions.load(task)
@@ -128,31 +132,39 @@ def _open_chunk(functions: Functions, task: Task) -> tuple[Callable[..., Any], l
         return Ended(ending, b"", describe(error, ending, what))
 
 
-def _run_range(function: Callable[..., Any], items: list[Any], first: int, end: int, segments: list[Segment]) -> None:
+def _run_range(function: Callable[..., Any], items: Items, first: int, end: int, segments: list[Segment]) -> None:
     """Run items `first` to `end`, and add one segment for each run of successes and one for each failure."""
-    item = first
-    while item < end:
-        begun, results = item, []
-        stage = _ARGUMENTS
+    is_column = isinstance(items, tuple)
+    rest: Iterator[Any] = iter(items[0][first:end] if isinstance(items, tuple) else items[first:end])
+    is_single = not is_column and bool(items) and isinstance(items[0], bytes)
+    while first < end:
+        results: list[Any] = []
+        stage = _CALL
         try:
-            if items and isinstance(items[0], bytes):
+            # Plain loops: in a generator or in `map`, a StopIteration of the function would mean something else.
+            if is_column:
+                for argument in rest:
+                    results.append(function(argument))  # noqa: PERF401
+            elif is_single:
                 # Pickled one by one, so that an item which can't be unpickled harms no other.
-                for item in range(begun, end):
+                for body in rest:
                     stage = _ARGUMENTS
-                    args = pickle.loads(items[item])
+                    args = pickle.loads(body)
                     stage = _CALL
                     results.append(function(*args))
             else:
-                stage = _CALL
-                for item in range(begun, end):
-                    results.append(function(*items[item]))
+                for args in rest:
+                    results.append(function(*args))  # noqa: PERF401
+            if first + len(results) < end:
+                raise IndexError(f"its chunk has no item {first + len(results)}")
         except BaseException as error:
-            args = None
-            _close_run(begun, results, segments)
-            segments.append(_failed(error, stage, item))
-            item += 1
+            args = argument = None
+            failed = first + len(results)
+            _close_run(first, results, segments)
+            segments.append(_failed(error, stage, failed))
+            first = failed + 1
         else:
-            _close_run(begun, results, segments)
+            _close_run(first, results, segments)
             return
 
 

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from msgspec import MsgspecError, structs
+from msgspec import structs
 
 from cluster.core.records import Certificate, Ending, Fence, Lease, Report
 from cluster.wire.messages import Progress
@@ -26,6 +26,7 @@ from cluster.worker import prefetch, scratch, threads
 from cluster.worker.blobs import Blobs
 from cluster.worker.channel import (
     MAX_DATAGRAM_BYTES,
+    UNREADABLE,
     Finished,
     FromChild,
     FunctionMissing,
@@ -190,7 +191,7 @@ class Slots:
                 except NewOutput as renewed:
                     slot.change_output(renewed.descriptor)
                     continue
-                except (Nonsense, MsgspecError, EOFError, MemoryError) as error:
+                except (Nonsense, EOFError, MemoryError, *UNREADABLE) as error:
                     self.on_nonsense(slot, str(error) or type(error).__name__)
                     is_sound = False
                     continue

@@ -45,6 +45,7 @@ from cluster.worker.health import HealthWatch
 from cluster.worker.host_memory import HostMemory
 from cluster.worker.nursery_link import NurseryLink
 from cluster.worker.nursery_protocol import Died, Spawned, SpawnFailed
+from cluster.worker.nursery_start import Interpreter
 from cluster.worker.outbox import Outbox
 from cluster.worker.slot import NEVER, Doom, Phase
 from cluster.worker.slots import Slots
@@ -69,12 +70,13 @@ log = logging.getLogger("cluster.worker")
 class Supervisor:
     """A worker. `start`, `drain`, `stop` and the questions may be called from any thread, at any time, repeatedly."""
 
-    def __init__(self, desk: WorkDesk, config: WorkerConfig) -> None:
+    def __init__(self, desk: WorkDesk, config: WorkerConfig, interpreter: Interpreter | None = None) -> None:
+        """Make one; an `interpreter` is its first nursery's, which was started already and is up the sooner for it."""
         self._desk = desk
         self._config = config
         self._host = socket.gethostname()
         self._id = _new_id(config.name)
-        self._link = NurseryLink(config, self._id, self._host)
+        self._link = NurseryLink(config, self._id, self._host, interpreter)
         self._outbox = Outbox()
         self._slots = Slots(config, self._link, Blobs(desk), self._outbox)
         self._slots.host = self._host
@@ -116,7 +118,7 @@ class Supervisor:
         with self._lock:
             if self._thread is not None or self._is_closed:
                 raise RuntimeError(f"worker {self._config.name} was started before; make a new one")
-            # In the caller's thread, so that the nursery's interpreter starts at the first possible moment.
+            # In the caller's thread, so that the nursery's interpreter starts as early as can be.
             self._start_nursery(time.monotonic())
             self._thread = threading.Thread(target=self._run, name="cluster-supervisor", daemon=True)
             self._thread.start()
@@ -346,8 +348,9 @@ class Supervisor:
 
     def _lose_nursery(self, now: float) -> None:
         self._slots.epoll.unregister(self._link.fileno())
+        mark = self._link.mark
         words = self._link.close()
-        self._deaths.on_nursery_lost(now)
+        self._deaths.on_nursery_lost(mark, now)
         self._postpone_nursery(now, f"died: {words}" if words else "died")
 
     # --- when things go wrong, and the end ------------------------------------------------------------------------

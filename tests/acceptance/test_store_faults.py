@@ -21,6 +21,7 @@ from cluster.store.files import StoreFiles
 from cluster.store.inspection import check
 from tests.acceptance.lab import a_lab
 from tests.acceptance.programs import wait_until
+from tests.small_disk import fill, small_disk
 
 DISK_BYTES = 3 << 20
 
@@ -38,35 +39,8 @@ def hold_until(mark: str) -> str:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
-    (folder := tmp_path / "disk").mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = mounted.stderr if mounted.returncode else ""
-    except OSError as error:
-        said = str(error)
-    if said:
-        # Where it must work a skip would be a test that nobody misses.
-        if os.environ.get("CI") or os.geteuid() == 0:
-            pytest.fail(f"a tmpfs can't be mounted here: {said}")
-        pytest.skip(f"only root can mount a tmpfs: {said}")
-    try:
+    with small_disk(tmp_path / "disk", DISK_BYTES) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Leave no byte free."""
-    filler = disk / "filler"
-    with filler.open("ab", buffering=0) as file:
-        for size in (65536, 4096):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(b"\0" * size)
-    assert os.statvfs(disk).f_bavail == 0
-    return filler
 
 
 LAB = """
@@ -94,7 +68,11 @@ def trouble_of_another_submit(c: cluster.Cluster, file: Path) -> str:
     """What the cluster's status says right after one more job was refused, or taken."""
     with contextlib.suppress(cluster.MasterUnavailable):
         assert c.submit(len, (os.urandom(200_000),)).accepted(30).id
-    return status(load_config(file, environment={})).master.trouble
+    told = status(load_config(file, environment={}))
+    # Whoever asks for the state only, as a program does, must see it too.
+    assert (told.master.state == "refusing") is bool(told.master.trouble)
+    assert told.state == ("degraded" if told.master.trouble else "up")
+    return told.master.trouble
 
 
 def test_a_full_disk_refuses_with_the_reason_loses_nothing_and_goes_on_once_there_is_space(

@@ -4,7 +4,7 @@
 
 Into `FOLDER/accepted` goes a line per job that the store has acknowledged, into `FOLDER/outcomes` a line per outcome
 that this program was told: both synchronised to the disk before it goes on, so that the test can hold the cluster to
-every word of it. Each execution adds a line to `FOLDER/executions`.
+every word of it. How far it is, it says in a line for each batch. Each execution adds a line to `FOLDER/executions`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import cluster
+
+BATCH = 10
 
 
 def work(folder: str, label: str, seconds: float, *inputs: Any) -> str:
@@ -70,13 +72,15 @@ def main(store: str, folder: str, life: int, jobs: int) -> None:
         outcomes.write(f"{job.id} {job.state.name} {job.result() if job.exception() is None else ''}")
 
     with cluster.local(slots=2, store=store) as c:
+        print("open", flush=True)
         left = jobs
         while left > 0:
-            some = [submit(c, folder, f"{life}-{left - n}", dice) for n in range(min(10, left))]
+            some = [submit(c, folder, f"{life}-{left - n}", dice) for n in range(min(BATCH, left))]
             left -= len(some)
             for job in some:
                 job.add_done_callback(tell)
             accepted.write(*[job.accepted(timeout=60).id for job in some])
+            print("accepted", flush=True)
 
 
 if __name__ == "__main__":

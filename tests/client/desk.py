@@ -357,7 +357,9 @@ class InlineDesk:
             dependency.current.update({other: outcome.payload for other, outcome in inputs.items() if outcome})
             arguments = pickle.loads(spec.args)
         if spec.items:
-            self._carry_out_chunk(record, function, arguments)
+            # A column is a tuple with the list of all values, each the one argument of its item.
+            is_column = isinstance(arguments, tuple)
+            self._carry_out_chunk(record, function, [(value,) for value in arguments[0]] if is_column else arguments)
             return
         try:
             result = cloudpickle.dumps(function(*arguments[0], **arguments[1]))

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from cluster.client import default
+from cluster.client import default, origins
 from cluster.client.connect import connect_default
 from cluster.client.handle import Cluster
 from cluster.errors import ClusterError, MasterUnavailable
@@ -19,7 +19,7 @@ from tests.client.desk import DEADLINE_SECONDS, InlineDesk
 # A program whose default cluster runs on the desk double.
 PREFACE = """
     import os, signal, sys, threading
-    from cluster.client import default
+    from cluster.client import default, origins
     from cluster.client.handle import Cluster
     from tests.client.desk import InlineDesk
 
@@ -27,7 +27,7 @@ PREFACE = """
     def made():
         print("made", flush=True)
         return Cluster(desk, owns_workers=True, on_close=lambda: print("closed", flush=True))
-    default.set_factory(made)
+    origins.embedded = made
 """
 
 
@@ -99,8 +99,8 @@ def test_blocks_of_several_threads_may_end_in_any_order(desk: InlineDesk, c: Clu
 @pytest.mark.usefixtures("_no_default")
 def test_an_address_is_never_silently_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLUSTER_ADDRESS", "tcp://head:7601")
-    monkeypatch.setattr(default, "_factory", lambda: pytest.fail("a silent fallback"))
-    monkeypatch.setattr(default, "_connect", connect_default)
+    monkeypatch.setattr(origins, "embedded", lambda: pytest.fail("a silent fallback"))
+    monkeypatch.setattr(origins, "connected", connect_default)
     monkeypatch.delenv("CLUSTER_AUTHKEY_FILE", raising=False)
 
     with pytest.raises(MasterUnavailable, match=r"'tcp://head:7601'.*unset it to use an embedded one"):
@@ -109,7 +109,7 @@ def test_an_address_is_never_silently_ignored(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.usefixtures("_no_default")
 def test_without_a_factory_it_says_what_to_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(default, "_factory", None)
+    monkeypatch.setattr(origins, "embedded", None)
 
     with pytest.raises(ClusterError, match="import the package"):
         default.current()

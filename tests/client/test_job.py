@@ -6,13 +6,15 @@ import gc
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 import pytest
 
+from cluster.client.gate import Gate
 from cluster.client.handle import Cluster
-from cluster.client.job import Job
+from cluster.client.job import Job, accept_all
 from cluster.core.records import Certificate, Ending, Outcome
 from cluster.core.states import JobState
 from cluster.errors import (
@@ -25,6 +27,7 @@ from cluster.errors import (
     RemoteTraceback,
 )
 from cluster.wire.messages import Progress, Refusal
+from tests.acceptance.programs import wait_until
 from tests.client.desk import DEADLINE_SECONDS, InlineDesk
 
 
@@ -399,6 +402,34 @@ def test_accepted_times_out_while_nothing_is_acknowledged(desk: InlineDesk, c: C
     desk.gate.set()
 
     assert job.accepted(DEADLINE_SECONDS) is job, "an outcome implies it"
+
+
+def waiting_on(job: Job[Any], wait: Callable[[], object]) -> tuple[threading.Thread, Gate]:
+    """A thread that waits for the job, and the gate that it waits at."""
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: job._gate is not None and len(job._gate._waiters) == 1)
+    assert job._gate is not None
+    return thread, job._gate
+
+
+def test_who_waits_for_the_acceptance_is_woken_by_it_and_who_waits_for_the_outcome_is_not(
+    desk: InlineDesk, c: Cluster
+) -> None:
+    desk.is_accepting = False
+    desk.gate.clear()
+    patient, impatient = c.submit(pow, (2, 3)), c.submit(pow, (2, 4))
+    sleeper, gate = waiting_on(patient, patient.result)
+    waker, _ = waiting_on(impatient, impatient.accepted)
+
+    assert accept_all([patient, impatient]) == 2
+
+    waker.join(DEADLINE_SECONDS)
+    assert not waker.is_alive()
+    assert len(gate._waiters) == 1
+    desk.gate.set()
+    sleeper.join(DEADLINE_SECONDS)
+    assert not sleeper.is_alive()
 
 
 def test_a_refusal_is_raised_by_accepted_and_by_result(desk: InlineDesk, c: Cluster) -> None:

@@ -171,6 +171,22 @@ def test_plain_items_travel_as_one_list_of_tuples() -> None:
     assert jobs == ()
 
 
+def test_plain_items_of_a_column_travel_as_one_list() -> None:
+    body, jobs = dump_items([1, "a", None], is_column=True)
+
+    assert pickle.loads(body) == ([1, "a", None],)
+    assert jobs == ()
+
+
+def test_other_items_of_a_column_travel_one_by_one_as_argument_tuples() -> None:
+    body, jobs = dump_items([1, (2, 3), FakeJob("s-1")], is_column=True)
+
+    items = pickle.loads(body)
+
+    assert [pickle.loads(item) for item in items[:2]] == [(1,), ((2, 3),)]
+    assert jobs == ("s-1",)
+
+
 def test_other_items_travel_one_by_one() -> None:
     body, jobs = dump_items([(1,), ([2],), (FakeJob("s-1"),), (FakeJob("s-1"),)])
 

@@ -3,13 +3,16 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
+import pytest
+
 from cluster.core import events
 from cluster.core.board import HANDLERS, Board, Settings
 from cluster.core.effects import Effect, Wake
 from cluster.core.records import JobSpec
-from cluster.core.states import JobState
+from cluster.core.states import Cause, IllegalMove, JobState
 from cluster.store.memory import MemoryStore
 from tests.core.builders import TASK, Scene, every, failure, moment, spec, success
+from tests.sim.invariants import check_board
 
 MAX_BYTES_PER_QUEUED_JOB = 600
 MANY = 100_000
@@ -17,6 +20,17 @@ MANY = 100_000
 
 def test_every_event_has_its_handler() -> None:
     assert set(HANDLERS) == set(events.Event.__args__)
+
+
+def test_a_move_that_the_table_does_not_hold_changes_nothing() -> None:
+    scene = Scene()
+    scene.submit(spec("a"))
+
+    with pytest.raises(IllegalMove, match="a job that is QUEUED can't move by RETRY"):
+        scene.board.move(scene.job("a"), Cause.RETRY)
+
+    assert scene.state("a") is JobState.QUEUED
+    check_board(scene.board)
 
 
 def test_a_wake_up_follows_whatever_may_have_made_work() -> None:

@@ -16,11 +16,12 @@ from cluster.core.effects import (
     TellStop,
     Wake,
 )
-from cluster.core.records import Budget, Certificate, Ending, JobSpec, Options, Outcome, RetryRule
+from cluster.core.records import Budget, Certificate, Ending, JobSpec, Now, Options, Outcome, RetryRule
 from cluster.core.shelf import MAX_IDLE_FUNCTIONS
 from cluster.core.states import JobState
 from tests.core.builders import (
     AT_ONCE,
+    MONO,
     TASK,
     WALL,
     WORKER,
@@ -92,6 +93,32 @@ def test_running_code_is_ordered_to_stop_and_its_outcome_ends_the_lease() -> Non
     assert ended.fence == fence
     assert ended.outcome.certificate is not None
     assert (ended.outcome.certificate.worker, ended.outcome.certificate.attempt) == (WORKER, 1)
+
+
+@pytest.mark.parametrize(("wall", "seconds"), [(3.0, 3.0), (-3600.0, 0.0)])
+def test_a_certificate_of_what_was_cancelled_says_since_when_it_ran_whatever_became_of_the_clock(
+    wall: float, seconds: float
+) -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+    begun = scene.job("a").started
+
+    effects = scene.board.handle(events.Cancel(("a",)), Now(MONO + 3.0, begun + wall))
+
+    certificate = only(Ended, effects).outcome.certificate
+    assert certificate is not None
+    assert (certificate.started, certificate.seconds) == (begun, seconds)
+
+
+def test_of_what_an_earlier_master_leased_nobody_says_since_when_it_ran() -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+    scene.job("a").started = 0.0
+
+    certificate = only(Ended, scene.cancel("a")).outcome.certificate
+
+    assert certificate is not None
+    assert (certificate.started, certificate.seconds) == (0.0, 0.0)
 
 
 def test_a_cancelled_job_s_late_success_does_not_count() -> None:

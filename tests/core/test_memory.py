@@ -164,6 +164,13 @@ def test_a_job_that_waits_for_memory_says_so() -> None:
     )
 
 
+def test_a_job_whose_limit_there_is_room_for_waits_for_nothing_but_a_slot() -> None:
+    scene = scene_with(2)
+    scene.submit(spec("a", TWO))
+
+    assert "waits for a free slot" in why(scene)
+
+
 def test_a_job_that_no_host_can_ever_hold_says_so() -> None:
     scene = scene_with(10**9, most=8 * 10**9)
     scene.submit(spec("a", Options(memory=(9 * 10**9,))))

@@ -108,6 +108,17 @@ def test_a_failure_without_a_certificate_gets_one() -> None:
     assert ended.certificate.reason == "its worker gave no reason"
 
 
+def test_a_success_has_nothing_to_certify() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"))
+    confused = Report(fence, Ending.SUCCEEDED, b"result", Certificate(ending=Ending.RAISED, reason="?"), b"printed")
+
+    ended = only(Ended, scene.report(confused))
+
+    assert (ended.outcome.state, ended.outcome.certificate) == (JobState.COMPLETED, None)
+    assert (ended.fence, ended.outcome.payload, ended.output) == (fence, b"result", b"printed")
+
+
 def test_a_failure_with_budget_left_is_retried_after_its_backoff() -> None:
     scene = Scene()
     fence = scene.lease(spec("a", RETRIES))

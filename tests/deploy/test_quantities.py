@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.client.option_values import MAX_SIZE
+from cluster.core.bounds import MAX_SIZE
 from cluster.deploy.quantities import read_delay, read_duration, read_size, write_duration
 
 

@@ -30,8 +30,8 @@ def test_a_quota_line_is_understood_or_counts_as_no_limit(line: str, expected: f
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cpus, "_CGROUP_V2", tmp_path / "cpu.max")
-    monkeypatch.setattr(cpus, "_CGROUP_V1", tmp_path)
+    monkeypatch.setattr(cpus, "_CGROUP_V2", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr(cpus, "_CGROUP_V1", str(tmp_path))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     return tmp_path
 

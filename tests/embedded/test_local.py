@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import os
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import pytest
 
 import cluster
 from cluster.core.states import JobState
+from cluster.embedded import local as local_module
+from cluster.errors import Refused
+from cluster.worker.nursery_start import Interpreter, start_interpreter
 from tests.acceptance import tasks
 from tests.acceptance.programs import is_gone, python, wait_until
 from tests.worker.gate import Gate
@@ -294,3 +298,29 @@ def test_done_callbacks_run_once_and_may_use_the_cluster() -> None:
 
     assert seen == [0, 1, 2, 3, 4]
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("cluster")])
+
+
+def test_what_was_started_for_a_cluster_that_can_not_be_made_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Interpreter] = []
+
+    def start(sys_path: tuple[str, ...], slots: int) -> Interpreter:
+        started.append(start_interpreter(sys_path, slots))
+        return started[-1]
+
+    monkeypatch.setattr(local_module, "start_interpreter", start)
+
+    with pytest.raises(Refused, match="names no store"):
+        _ = cluster.local(slots=1, store="nonsense")
+
+    assert started[0].process.returncode is not None
+    assert started[0].control.fileno() == -1
+
+
+def test_a_nursery_that_can_not_be_started_at_once_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(sys_path: tuple[str, ...], slots: int) -> Interpreter:
+        raise BlockingIOError(errno.EAGAIN, "no process to be had")
+
+    monkeypatch.setattr(local_module, "start_interpreter", start)
+
+    with cluster.local(slots=1) as c:
+        assert c.submit(abs, (-1,)).result(timeout=30) == 1

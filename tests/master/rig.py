@@ -33,9 +33,10 @@ class HandClock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.set_forward = 0.0  # by whoever sets the time of day
 
     def clock(self) -> Clock:
-        return Clock(mono=lambda: MONO + self.seconds, wall=lambda: WALL + self.seconds)
+        return Clock(mono=lambda: MONO + self.seconds, wall=lambda: WALL + self.seconds + self.set_forward)
 
 
 class Notes:

@@ -9,6 +9,7 @@ from cluster.core.records import Ending, JobInfo, Options
 from cluster.core.states import JobState
 from cluster.errors import Refused
 from cluster.master import listing
+from cluster.wire.audit import AUDIT
 from cluster.wire.messages import Health, Stats
 from tests.core.builders import WORKER, failure, spec, success
 from tests.master.rig import HandStore, Rig
@@ -151,6 +152,7 @@ def test_statistics_say_what_has_happened_and_how_things_are(rig: Rig) -> None:
         workers=1,
         slots=4,
         store="memory:",
+        security=AUDIT.counts(),
     )
 
 

@@ -9,10 +9,12 @@ from msgspec.structs import replace
 
 from cluster.core.effects import Ended
 from cluster.core.records import Options
+from cluster.core.states import JobState
+from cluster.errors import UnknownJob
 from cluster.master import retention
 from cluster.master.retention import MIN_BYTES, Pruner, Retention, check_max_bytes
 from cluster.store.memory import MemoryStore
-from tests.core.builders import WALL
+from tests.core.builders import WALL, spec, success
 from tests.master.rig import HandStore, Rig
 from tests.store.build import admitted, ended, requeued
 
@@ -132,3 +134,27 @@ def test_the_timekeeper_prunes_as_often_as_the_shortest_retention_needs(
 
     with Rig(defaults=Options(result_ttl=result_ttl), retention=kept, dead_retention_seconds=dead_seconds) as rig:
         assert rig.master.timekeeper.prune_seconds == expected
+
+
+@pytest.mark.parametrize("step", [365 * 86400.0, -365 * 86400.0])
+def test_a_clock_that_is_set_drops_no_result_before_its_time_and_no_answer(step: float) -> None:
+    with Rig() as rig:
+        rig.submit(spec("a"))
+        (lease,) = rig.poll()
+        rig.report(success(lease.fence))
+        rig.jobs.requeue(["a"], request="r1")
+        (lease,) = rig.poll()
+        rig.report(success(lease.fence))
+
+        rig.time.set_forward = step
+        rig.master.committer.prune_soon()
+
+        assert rig.jobs.info("a").state is JobState.COMPLETED
+        rig.jobs.requeue(["a"], request="r1")
+        assert rig.jobs.info("a").run == 2
+
+        rig.time.set_forward = 0.0
+        rig.time.seconds += 8 * 86400.0
+        rig.master.committer.prune_soon()
+        with pytest.raises(UnknownJob):
+            rig.jobs.info("a")

@@ -6,6 +6,8 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import cluster
 from cluster import errors
 
@@ -78,9 +80,30 @@ def test_every_error_is_public() -> None:
     assert defined <= set(cluster.__all__)
 
 
-def test_importing_the_kit_loads_nothing_heavy() -> None:
-    script = f"import sys, cluster; print([name for name in {HEAVY} if name in sys.modules])"
+def printed_by(script: str) -> str:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30).stdout
 
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
 
-    assert found.stdout.strip() == "[]"
+def test_a_name_that_is_none_is_missed_as_usual() -> None:
+    assert not hasattr(cluster, "submitt")
+    with pytest.raises(ImportError, match="submitt"):
+        exec("from cluster import submitt")
+
+
+def test_all_names_come_with_a_star_and_are_listed() -> None:
+    script = (
+        "import cluster; names = dir(cluster); from cluster import *; print(set(cluster.__all__) <= set(names), local)"
+    )
+
+    assert printed_by(script).startswith("True <function local")
+
+
+def test_importing_the_kit_loads_no_room_of_it_and_naming_all_of_it_nothing_heavy() -> None:
+    script = f"""
+import sys, cluster
+print([name for name in sys.modules if name.startswith("cluster.")], "msgspec" in sys.modules)
+from cluster import *
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+
+    assert printed_by(script).splitlines() == ["['cluster.client', 'cluster.client.origins'] False", "[]"]

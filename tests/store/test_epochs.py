@@ -48,10 +48,14 @@ def test_the_next_epoch_is_beyond_the_database_and_the_witness(file: EpochFile) 
     assert file.next_epoch(KEY, 3) == 8
 
 
-@pytest.mark.parametrize("trouble", ["missing", "garbage", "another store's", "older than the database"])
+@pytest.mark.parametrize("trouble", ["missing", "garbage", "no text", "another store's", "older than the database"])
 def test_without_a_witness_the_epoch_jumps(file: EpochFile, tmp_path: Path, trouble: str) -> None:
     if trouble == "garbage":
         (tmp_path / "runs.db.epoch").write_bytes(b"\xff" * FILE_BYTES)
+    elif trouble == "no text":
+        file.write(KEY, 7, is_log_needed=False)
+        said = (tmp_path / "runs.db.epoch").read_bytes()
+        (tmp_path / "runs.db.epoch").write_bytes(said.replace(b'store":"', b'store":"\xff'))
     elif trouble != "missing":
         file.write(b"x" * 32 if trouble == "another store's" else KEY, 4, is_log_needed=False)
 

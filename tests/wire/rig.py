@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,17 @@ def wait_threads_gone(prefix: str = "cluster-") -> None:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """For what nobody rings for."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause = threading.Event()
+    while not is_so():
+        assert time.monotonic() < deadline
+        pause.wait(0.005)
+
+
+def hello_of(version: int, role: int) -> bytes:
+    """A handshake's first frame, length and all, as someone of that version and role would send it."""
+    return struct.pack(">I8sHB32s", 43, b"\x89CLUSTER", version, role, bytes(32))

@@ -65,6 +65,37 @@ def test_arguments_that_do_not_fit_their_type_reach_no_desk(said: Any) -> None:
         codec.read_arguments(request)
 
 
+NUMBERS = [float("nan"), float("inf"), -1.0, 1e300]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("field", ["result_ttl", "timeout"])
+def test_options_that_no_table_and_no_deadline_could_take_are_refused(field: str, number: float) -> None:
+    said = {"session": "s", "jobs": [["a", b"d", b"x", {field: number}]], "functions": []}
+
+    with pytest.raises(Refused, match=rf"jobs\.submit: its arguments .*{field}"):
+        codec.read_arguments(request_of(said))
+
+
+@pytest.mark.parametrize(
+    ("desk", "method", "said"),
+    [
+        ("jobs", "listen", {"session": "s", "seen": 0, "timeout": float("nan")}),
+        ("work", "listen", {"worker": "w", "seen": 0, "timeout": float("nan")}),
+        ("jobs", "requeue", {"jobs": ["a"], "budget": {"crash_limit": -1}}),
+        (
+            "jobs",
+            "submit",
+            {"session": "s", "functions": [], "jobs": [["a", b"d", b"x", {"resources": [["gpu", -1]]}]]},
+        ),
+        ("jobs", "submit", {"session": "s", "functions": [], "jobs": [["a", b"d", b"x", {}, [], [], float("nan")]]}),
+    ],
+)
+def test_numbers_out_of_all_range_reach_no_desk(desk: str, method: str, said: Any) -> None:
+    with pytest.raises(Refused, match="its arguments are not what they must be"):
+        codec.read_arguments(request_of(said, desk, method))
+
+
 def test_a_number_is_not_quietly_taken_for_a_text() -> None:
     with pytest.raises(Refused, match="session"):
         codec.read_arguments(request_of({"session": 3, "seen": 1, "timeout": 1.0}, method="listen"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cluster.wire.connection import ClusterConnection
-from cluster.wire.door import Door, Limits
+from cluster.wire.door import Door, Entry, Limits
 from tests.wire.rig import WAIT_SECONDS
 
 
@@ -42,8 +42,8 @@ def test_one_stranger_too_many_shows_the_oldest_out(arrive: Callable[..., Cluste
 
     assert admitted == [True, True, True]
     assert [was_interrupted(one) for one in (first, second, third)] == [True, False, False]
-    assert not door.recognise(first)
-    assert door.recognise(second)
+    assert door.recognise(first, "client") is Entry.SHOWN_OUT
+    assert door.recognise(second, "client") is Entry.INSIDE
     assert len(door) == 3
 
 
@@ -51,7 +51,7 @@ def test_a_recognised_guest_is_never_shown_out(arrive: Callable[..., ClusterConn
     door = Door(Limits(max_strangers=1))
     guest = arrive()
     door.admit(guest)
-    door.recognise(guest)
+    door.recognise(guest, "client")
 
     for _ in range(5):
         door.admit(arrive())
@@ -63,7 +63,7 @@ def test_what_is_full_refuses_until_someone_leaves(arrive: Callable[..., Cluster
     door = Door(Limits(max_connections=2))
     first = arrive()
     door.admit(first)
-    door.recognise(first)
+    door.recognise(first, "client")
     door.admit(arrive())
 
     assert not door.admit(arrive())
@@ -87,7 +87,7 @@ def test_emptying_lets_guests_finish_and_strangers_go(arrive: Callable[..., Clus
     guest, stranger = arrive(), arrive()
     for one in (guest, stranger):
         door.admit(one)
-    door.recognise(guest)
+    door.recognise(guest, "client")
 
     def finish() -> None:
         for one in (guest, stranger):
@@ -107,7 +107,7 @@ def test_whoever_does_not_leave_is_cut_off_at_the_deadline(arrive: Callable[...,
     door = Door(Limits())
     guest = arrive()
     door.admit(guest)
-    door.recognise(guest)
+    door.recognise(guest, "client")
 
     assert not door.empty(0.05)
     with pytest.raises(OSError, match="Broken pipe"):

@@ -24,9 +24,11 @@ import msgspec
 import pytest
 
 from cluster.core.records import FunctionBlob
-from cluster.errors import ClusterError, Refused, UnknownJob
+from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
+from cluster.wire import connection as connection_module
 from cluster.wire import handshake
-from cluster.wire.calls import CALLS, FetchFunction, JobArgs, Nothing, QueueArgs, Requeue, Shutdown
+from cluster.wire.audit import Audit, Kind
+from cluster.wire.calls import CALLS, PROTOCOL_VERSION, FetchFunction, JobArgs, Nothing, QueueArgs, Requeue, Shutdown
 from cluster.wire.connection import ClusterConnection
 from cluster.wire.door import Limits
 from cluster.wire.handshake import Greeting
@@ -39,6 +41,8 @@ from tests.wire.rig import (
     EchoDesk,
     descriptors,
     echo,
+    echo_bytes,
+    hello_of,
     inside,
     is_closed_by_the_other,
     ping,
@@ -49,6 +53,7 @@ from tests.wire.rig import (
     serving,
     wait_connections,
     wait_threads_gone,
+    wait_until,
 )
 
 # --- what can be called, and by whom --------------------------------------------------------------------------------
@@ -630,16 +635,164 @@ def test_the_process_s_own_key_is_neither_used_nor_changed() -> None:  # row A29
     assert not keys & {before, never_used}
 
 
-def test_strangers_are_told_of_in_the_log_but_do_not_flood_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_strangers_are_told_of_in_the_log_but_do_not_flood_it(audited: Audit, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), serving() as server:
         for _ in range(30):
             with contextlib.closing(dial(server.address)) as stranger:
                 stranger.send_frame(b"hello")
                 assert is_closed_by_the_other(stranger._socket)
+        wait_connections(server, 0)
 
-    lines = [record for record in caplog.records if "refused" in record.message]
-    assert 1 <= len(lines) < 10
-    assert "127.0.0.1" in lines[0].message
+    lines = [record.message for record in caplog.records if "handshake_malformed" in record.message]
+    assert len(lines) == 2  # the first event's, and when the server stopped how many more there were
+    assert "origin=127.0.0.1" in lines[0]
+    assert "does not speak the cluster's protocol" in lines[0]
+    assert "suppressed=29" in lines[1]
+    assert audited.counts() == {"handshake_malformed": 30}
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "frame"),
+    [
+        (Kind.CALL_UNKNOWN, Role.CLIENT, ["r", "jobs", "frobnicate", {}]),
+        (Kind.CALL_NOT_FOR_ROLE, Role.WORKER, ["r", "admin", "shutdown", {}]),
+        (Kind.CALL_MALFORMED, Role.CLIENT, ["r", "jobs", "output", {"job": 1}]),
+        (Kind.CALL_MALFORMED, Role.CLIENT, ["r" * 200, "jobs", "requeue", {"jobs": []}]),
+        (Kind.FRAME_MALFORMED, Role.CLIENT, "no call"),
+    ],
+)
+def test_what_a_known_peer_may_not_do_is_in_the_audit_with_its_role_and_address(
+    kind: Kind, role: Role, frame: object, audited: Audit, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), serving() as server, inside(server, role) as connection:
+        connection.send_frame(msgpack(frame))
+        with contextlib.suppress(EOFError):
+            connection.receive_frame(WAIT_SECONDS)
+
+    assert audited.counts() == {kind.value: 1}
+    assert f"{kind}: origin=127.0.0.1 role={role}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Kind.HANDSHAKE_MALFORMED, struct.pack(">I", 5) + b"hello"),
+        (Kind.HANDSHAKE_MALFORMED, b"\x7f\xff\xff\xff"),
+        (Kind.HANDSHAKE_VERSION, hello_of(99, 1)),
+        (Kind.HANDSHAKE_ROLE, hello_of(PROTOCOL_VERSION, 9)),
+        (Kind.HANDSHAKE_WRONG_KEY, hello_of(PROTOCOL_VERSION, 1) + struct.pack(">IB32s", 33, 0, bytes(32))),
+        (Kind.HANDSHAKE_TIMEOUT, b""),
+    ],
+)
+def test_each_reason_to_refuse_a_stranger_is_an_event_of_its_own(kind: Kind, said: bytes, audited: Audit) -> None:
+    with serving(limits=QUICK) as server, raw(server) as stranger:
+        stranger.sendall(said)
+
+        assert is_closed_by_the_other(stranger)
+        wait_connections(server, 0)
+    assert audited.counts() == {kind.value: 1}
+
+
+def test_a_stranger_that_must_make_room_is_told_of(audited: Audit) -> None:
+    with serving(limits=Limits(max_strangers=1)) as server, raw(server) as first, raw(server):
+        assert is_closed_by_the_other(first)
+
+    assert audited.counts() == {"stranger_displaced": 1}
+
+
+# --- what one peer may take -------------------------------------------------------------------------------------------
+
+
+def test_one_identity_leaves_room_for_the_others_of_its_address(audited: Audit) -> None:
+    with serving(limits=Limits(max_connections_per_identity=2)) as server, inside(server), inside(server):
+        with (
+            proxy_to(server, patience_seconds=0.0) as third,
+            pytest.raises(MasterUnavailable, match=r"as many connections of clients at 127\.0\.0\.1 .* \(2\)"),
+        ):
+            echo(third, "a")
+        with proxy_to(server, "admin", Role.ADMIN) as operator:
+            assert ping(operator).pid == 1
+        wait_connections(server, 2)
+    assert audited.counts() == {"connections_full": 1}
+
+
+@pytest.mark.parametrize("frame", [struct.pack(">I", 200 << 20), b"\x00\x00", struct.pack(">I", 100) + b"x"])
+def test_a_known_peer_whose_frame_only_drips_is_cut_off_and_idle_ones_are_not(
+    frame: bytes, audited: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "FRAME_GRACE_SECONDS", 0.3)
+    with serving() as server, proxy_to(server) as idle, inside(server) as slow:
+        echo(idle, "before")
+        slow._socket.sendall(frame)
+        is_over = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not is_over.wait(0.05):
+                    slow._socket.sendall(b"\0")
+
+        dripper = threading.Thread(target=drip if len(frame) == 4 else is_over.wait)
+        dripper.start()
+        try:
+            assert is_closed_by_the_other(slow._socket)
+        finally:
+            is_over.set()
+            dripper.join()
+
+        wait_connections(server, 1)
+        assert server._intake.bytes_in_flight() == 0
+        assert echo(idle, "after") == "after"
+    assert audited.counts() == {"frame_too_slow": 1}
+
+
+def test_frames_on_their_way_have_a_bound_together_and_each_identity_its_share(audited: Audit) -> None:
+    mib = 1 << 20
+    limits = Limits(max_bytes_in_flight=4 * mib, max_bytes_in_flight_per_identity=2 * mib)
+    body = msgpack(["r", "jobs", "submit", {"filler": bytes(2 * mib - 100)}])
+    with serving(limits=limits) as server, inside(server) as first, inside(server) as second:
+        first._socket.sendall(struct.pack(">I", len(body)) + body[:mib])
+        wait_until(lambda: server._intake.bytes_in_flight() == len(body))
+
+        sender = threading.Thread(target=second.send_frame, args=(body,))
+        sender.start()
+        with proxy_to(server, "work", Role.WORKER) as other:  # another identity
+            assert len(echo_bytes(other, bytes(mib))) == mib
+        wait_until(lambda: server._intake.bytes_in_flight() == len(body))  # the second one's is not among them
+        first._socket.sendall(body[mib:])
+
+        for connection in (first, second):
+            assert fault_in(connection)[0] == "Refused"
+        sender.join()
+        wait_until(lambda: server._intake.bytes_in_flight() == 0)
+    assert audited.counts() == {"call_malformed": 2}
+
+
+def test_long_answers_are_made_a_few_at_a_time_for_one_identity() -> None:
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(said: JobArgs) -> bytes:
+        entered.release()
+        assert go_on.wait(WAIT_SECONDS)
+        return b""
+
+    with (
+        serving(EchoDesk(output=slow), limits=Limits(max_heavy_calls_per_identity=2)) as server,
+        inside(server) as one,
+        inside(server) as two,
+        inside(server) as three,
+        inside(server, Role.ADMIN) as operator,
+    ):
+        for connection in (one, two):
+            connection.send_frame(msgpack(["r", "jobs", "output", {"job": "a"}]))
+            assert entered.acquire(timeout=WAIT_SECONDS)
+        three.send_frame(msgpack(["r", "jobs", "output", {"job": "a"}]))
+        operator.send_frame(msgpack(["r", "jobs", "output", {"job": "a"}]))
+        assert entered.acquire(timeout=WAIT_SECONDS)  # the operator's
+        assert not entered.acquire(timeout=0.2)
+        go_on.set()
+
+        for connection in (one, two, three, operator):
+            assert msgspec.msgpack.decode(connection.receive_frame(WAIT_SECONDS))[1] == b""
 
 
 def test_an_operator_s_call_is_not_a_stranger_s_to_make() -> None:

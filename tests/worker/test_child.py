@@ -135,6 +135,39 @@ def test_a_flood_without_an_end_of_line_is_read_along_from_both_ends_and_the_job
     assert all(one.offset + len(one.output) <= other.offset for one, other in itertools.pairwise(heard))
 
 
+@pytest.mark.parametrize("next_words", ["", "next\n"])
+def test_what_is_written_at_a_place_of_its_own_belongs_to_the_job_that_wrote_it(
+    desk: RecordingDesk, next_words: str
+) -> None:
+    def write_at_a_place() -> None:
+        os.pwrite(1, b"mine\n", 0)
+
+    first, second = desk.put(write_at_a_place), desk.put(functools.partial(print, next_words, end=""))
+
+    assert (output_of(desk, first), output_of(desk, second)) == (b"mine\n", next_words.encode())
+
+
+@pytest.mark.parametrize("number", [1, 2, 12])
+def test_a_job_that_redirects_its_output_to_another_empty_file_takes_the_next_one_s_words_nowhere(
+    desk: RecordingDesk, tmp_path: Path, number: int
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+
+    def redirect() -> None:
+        opened = os.open(elsewhere, os.O_CREAT | os.O_RDWR)
+        for one in str(number):
+            os.dup2(opened, int(one))
+
+    def write() -> None:
+        os.write(1, b"one")
+        os.write(2, b"two")
+
+    desk.result_of(desk.put(redirect))
+
+    assert output_of(desk, desk.put(write)) == b"onetwo"
+    assert elsewhere.read_bytes() == b""
+
+
 def test_control_characters_and_nul_are_kept_as_they_are(desk: RecordingDesk) -> None:
     text = "\0nul \x1b[31mred\x1b[0m \x07\r\x08 \u202e\n"
 

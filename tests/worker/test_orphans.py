@@ -80,27 +80,37 @@ def test_a_worker_process_kills_all_that_its_dead_nursery_would_have_killed(gate
         assert program.wait(30) == 0
 
 
-def test_embedded_what_stayed_in_its_child_s_session_is_killed_before_the_death_is_told(gate: Gate) -> None:
-    def start() -> None:
-        gate.tell(subprocess.Popen([sys.executable, "-c", STUBBORN]).pid)
-        gate.pass_through()
-
+def test_embedded_all_that_jobs_had_started_is_killed_before_the_death_is_told(gate: Gate) -> None:
     own = subprocess.Popen([sys.executable, "-c", STUBBORN])
     try:
         with a_worker(slots=1) as (desk, supervisor):
-            fence = desk.put(start)
-            pids = [gate.wait_entered() for _ in range(2)]
+            fence = desk.put(start_all_kinds, gate)
+            pids = [gate.wait_entered() for _ in range(4)]
 
             os.kill(supervisor.statistics().nursery_pid, signal.SIGKILL)
 
             assert desk.report_of(fence).ending is Ending.CRASHED
             assert [pid for pid in pids if not wait_gone(pid, 0.0)] == []
             assert own.poll() is None, "the program's own children are its own affair"
+            assert desk.result_of(desk.put(abs, -1)) == 1
     finally:
         own.kill()
         own.wait()
 
 
+def test_the_mark_of_one_nursery_is_not_another_s(gate: Gate) -> None:
+    with a_worker(slots=1) as (one, dying), a_worker(slots=1) as (other, _):
+        killed, spared = one.put(start_all_kinds, gate), other.put(start_all_kinds, gate)
+        pids = {gate.wait_entered() for _ in range(8)}
+
+        os.kill(dying.statistics().nursery_pid, signal.SIGKILL)
+
+        assert one.report_of(killed).ending is Ending.CRASHED
+        assert len([pid for pid in pids if not wait_gone(pid, 0.0)]) == 4
+        assert spared not in other.reports
+
+
 def test_a_sweep_of_nothing_returns() -> None:
-    Orphans().sweep(())
-    Orphans().sweep({2**22 + 1})
+    Orphans().sweep((), "")
+    Orphans().sweep({2**22 + 1}, "")
+    Orphans().sweep((), "0" * 16)

@@ -34,6 +34,12 @@ def test_an_item_of_a_chunk_is_loaded_alone(items: object) -> None:
     assert call == replay.Call(divmod, (9, 4), {})
 
 
+def test_an_item_of_a_column_is_loaded_alone() -> None:
+    call = replay.load(parts_of(([(7, 2), [9]],), items=2), 1)
+
+    assert call.args == ([9],)
+
+
 def test_while_it_is_at_a_job_the_process_knows_it_and_its_inputs() -> None:
     with replay.as_job(parts_of(((), {})), 3, {"first": pickle.dumps("result")}):
         job = cluster.current_job()

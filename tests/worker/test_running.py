@@ -160,7 +160,7 @@ def test_a_function_that_can_t_be_loaded_is_named() -> None:
     ended = call("no_such_module_here:f")
 
     assert ended.ending is Ending.UNPICKLABLE
-    assert reason_of(ended).startswith("its function can't be unpickled on the worker: ModuleNotFoundError")
+    assert reason_of(ended).startswith("its function can't be loaded on the worker: ModuleNotFoundError")
 
 
 def test_arguments_and_result_are_gone_when_the_job_has_ended() -> None:
@@ -202,6 +202,44 @@ def test_all_items_of_a_chunk_are_one_segment() -> None:
 
     assert ended.ending is Ending.SUCCEEDED
     assert shape(ended.segments) == [(0, 3, [2, 4, 6])]
+
+
+def column(function: Any, values: list[Any], ranges: tuple[tuple[int, int], ...], run: Any = run_chunk) -> Ended:
+    return chunk(function, (values,), run, ranges)
+
+
+def test_of_a_column_each_value_is_the_one_argument() -> None:
+    ended = column(lambda x: 10 // x, [1, 2, 0, 5, 0, 10], ((0, 2), (2, 6)))
+
+    assert [(part.first, part.count, part.certificate is None) for part in ended.segments] == [
+        (0, 2, True), (2, 1, False), (3, 1, True), (4, 1, False), (5, 1, True),
+    ]  # fmt: skip
+    assert [pickle.loads(part.data) for part in ended.segments if part.certificate is None] == [[10, 5], [2], [1]]
+
+
+@pytest.mark.parametrize("items", [[(1,), (2,), (3,)], ([1, 2, 3],)])
+def test_a_stop_iteration_of_one_item_ends_no_other(items: Any) -> None:
+    def stop(x: int) -> int:
+        if x == 2:
+            raise StopIteration
+        return x
+
+    ended = chunk(stop, items, ranges=((0, 3),))
+
+    assert [(part.first, part.certificate is None) for part in ended.segments] == [(0, True), (1, False), (2, True)]
+    failed = ended.segments[1].certificate
+    assert failed is not None
+    assert "StopIteration" in failed.reason
+
+
+@pytest.mark.parametrize("items", [[(1,), (2,)], ([1, 2],), [pickle.dumps((1,)), pickle.dumps((2,))], [], ([],)])
+def test_items_that_are_not_there_fail_one_by_one(items: Any) -> None:
+    ended = chunk(lambda x: x, items, ranges=((0, 4),))
+
+    failed = [part for part in ended.segments if part.certificate is not None]
+    assert sum(part.count for part in ended.segments) == 4
+    assert failed[-1].certificate is not None
+    assert "has no item 3" in failed[-1].certificate.reason
 
 
 def test_only_the_ranges_are_run() -> None:

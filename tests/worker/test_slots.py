@@ -12,7 +12,7 @@ from msgspec import structs
 
 from cluster.core.records import Ending, Report
 from cluster.worker.blobs import Blobs
-from cluster.worker.channel import HEADER, INLINE, MAX_DATAGRAM_BYTES, Finished, encode
+from cluster.worker.channel import HEADER, INLINE, MAX_DATAGRAM_BYTES, Finished, Said, encode
 from cluster.worker.config import WorkerConfig
 from cluster.worker.nursery_link import NurseryLink
 from cluster.worker.outbox import Outbox
@@ -94,7 +94,15 @@ def test_large_results_arrive_among_small_ones(slots: Slots) -> None:
     ]
 
 
-def test_nonsense_dooms_the_child_but_not_the_results_around_it(slots: Slots) -> None:
+NONSENSE = {
+    "no msgpack": b"nonsense",
+    "a text that is none": HEADER.pack(INLINE, 2) + encode(Said(0.0, 0.0, "ab")).replace(b"ab", b"\xff\xfe"),
+    "nested without end": HEADER.pack(INLINE, 2) + b"\x95" + encode(Said(0.0, 0.0, ""))[1:] + b"\x91" * 50_000,
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_dooms_the_child_but_not_the_results_around_it(slots: Slots, nonsense: bytes) -> None:
     slot = slots.all[0]
     assert slot._theirs is not None
     hold(slot, 3)
@@ -102,7 +110,7 @@ def test_nonsense_dooms_the_child_but_not_the_results_around_it(slots: Slots) ->
     before = len(list(Path("/proc/self/fd").iterdir()))
 
     finish(slot, 1)
-    slot._theirs.socket.send(b"nonsense")
+    slot._theirs.socket.send(nonsense)
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null, null]))]
     slot._theirs.socket.sendmsg([HEADER.pack(INLINE, 2)], rights)
     finish(slot, 2)

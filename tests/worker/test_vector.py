@@ -333,7 +333,7 @@ def test_the_trial_finds_a_courier_that_counts_wrongly() -> None:
 
 
 def test_the_package_is_imported_without_ctypes() -> None:
-    code = "import sys, cluster, cluster.embedded.local; print('ctypes' in sys.modules)"
+    code = "import sys, cluster, cluster.embedded.assembly; print('ctypes' in sys.modules)"
 
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 
