@@ -465,7 +465,7 @@ def test_with_tls_a_worker_speaks_only_for_workers_of_its_certificate_s_name() -
     with Scene() as table:
         hello = Hello(worker="w#1", name="w", host="h", pid=1, slots=1)
         table.desk.register(worker, Register(hello))
-        calls = [
+        calls: list[Callable[[Peer], object]] = [
             lambda peer: table.desk.listen(peer, WorkListen("w#1", 0, 0.0)),
             lambda peer: table.desk.tell(peer, Tell("w#1")),
             lambda peer: table.desk.heartbeat(peer, Heartbeat("w#1", Health())),

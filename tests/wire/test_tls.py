@@ -124,7 +124,12 @@ def test_a_call_that_waits_is_ended_by_its_timeout_and_by_close(maker: Maker) ->
 
     with serving_tls(maker.issue("master", "head"), EchoDesk(output=hang)) as server:
         with caller(server, maker.issue("client", "ana")) as proxy:
-            thread = threading.Timer(0, lambda: begun.wait(WAIT_SECONDS) and proxy.close())
+
+            def close() -> None:
+                begun.wait(WAIT_SECONDS)
+                proxy.close()
+
+            thread = threading.Thread(target=close)
             thread.start()
             with pytest.raises(MasterUnavailable, match="closed by this program"):
                 echo(proxy, "x")
@@ -390,7 +395,7 @@ def test_off_this_host_is_refused_without_tls_unless_insecure_is_spelled_out(mak
         ClusterManager(anywhere, keys=KEYS, desks={}).get_server()
 
     for how in ({"insecure": True}, {"tls": maker.issue("master", "head")}):
-        server = ClusterManager(anywhere, keys=KEYS, desks={}, **how).get_server()  # type: ignore[arg-type]
+        server = ClusterManager(anywhere, keys=KEYS, desks={}, **how).get_server()
         server.stop()
 
 
