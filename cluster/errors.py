@@ -7,7 +7,7 @@
     │   ├── (stopped)  JobCancelled, JobExpired
     │   └── (worker)   JobCrashed ── OutOfMemory
     │                  WorkerLost
-    ├── (master)   MasterUnavailable, StoreError ── StoreInUse, StoreUnsafe, StoreTampered
+    ├── (master)   MasterUnavailable, StoreError ── StoreFull, StoreInUse, StoreUnsafe, StoreTampered
     └── (handle)   Detached
 
 A task's own exception is raised as itself, with a `RemoteTraceback` as its cause; it is not part of this tree.

@@ -304,7 +304,7 @@ class Conversation:
                 self._books.passed.clear()
             unanswered = list(self._unanswered.values())
         for said in unanswered:
-            if not (yield from self._send(said)):
+            if not (yield from self._send_or_give_up(said)):
                 return
         while True:
             with self._mended:
@@ -315,8 +315,20 @@ class Conversation:
                     return
             for batch in _batches(rest):
                 # Of an earlier session's master nobody knows what it had taken.
-                if not (yield from self._send(self._entered(self._session, batch, is_again=True))):
+                if not (yield from self._send_or_give_up(self._entered(self._session, batch, is_again=True))):
                     return
+
+    def _send_or_give_up(self, said: calls.Submit) -> Generator[Ask | Rest, Any, bool]:
+        """As `_send`; a batch that the master will never take is refused, or it would be in the way of the next, for ever."""
+        try:
+            return (yield from self._send(said))
+        except MasterUnavailable:
+            raise
+        except ClusterError as error:
+            with self._lock:
+                self._books.strike([spec.id for spec in said.jobs])
+            self._sink.refused([Refusal(spec.id, "refused", str(error)) for spec in said.jobs])
+            return True
 
     def _entered(self, session: str, jobs: Sequence[JobSpec], *, is_again: bool) -> calls.Submit:
         """A batch, to be sent until it is answered."""

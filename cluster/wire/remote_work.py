@@ -306,7 +306,8 @@ class RemoteWorkDesk:
         waiting = {lease.fence for lease in (*self._leases, *self._unready)}
         self._leases = [lease for lease in self._leases if lease.fence not in dropped]
         self._unready = deque(lease for lease in self._unready if lease.fence not in dropped)
-        self._held -= dropped & waiting
+        # The master may know them, as ordered to stop, and wait for the word that they have: nobody else would say it.
+        self._untold.stopped += sorted(dropped & waiting)
         self._stops += [Stop(fence, Ending.ADMISSION) for fence in sorted(dropped - waiting)]
 
     def _beat(self, life: int) -> Script:

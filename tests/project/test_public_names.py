@@ -52,6 +52,7 @@ NAMES = {
     "JobExpired",
     "MasterUnavailable",
     "StoreError",
+    "StoreFull",
     "StoreInUse",
     "StoreUnsafe",
     "StoreTampered",

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Enough to name dependencies, cancels and requeues among.
 MAX_REMEMBERED = 40
+# Of the latest jobs, whoever's.
+MAX_WATCHABLE = 8
 # How often a proxy sends a request again under its id, and after how long.
 MAX_REPEATS = 4
 REPEAT_SECONDS = 0.5
@@ -68,6 +70,7 @@ class Client:
         self._conversation: Conversation
         self._fibers: list[Fiber] = []
         self._unsent: deque[list[JobSpec]] = deque()
+        self.peers: list[Client] = [self]  # who may be told of its jobs by their ids
         self._own: set[JobId] = set()  # what this process has submitted
         self.boot()
 
@@ -113,6 +116,7 @@ class Client:
     def accepted(self, jobs: Sequence[JobId]) -> None:
         """See `Sink`."""
         self._history.tell_accepted(jobs)
+        self._host.image.heard.update((job, None) for job in jobs if job in self._own)
 
     def refused(self, refusals: Sequence[Refusal]) -> None:
         """See `Sink`."""
@@ -126,6 +130,8 @@ class Client:
         self._history.tell_ended(outcomes)
         for outcome in outcomes:
             self.waits.pop(outcome.job, None)
+            if outcome.job in self._own:
+                self._host.image.heard[outcome.job] = None
 
     def progressed(self, job: JobId, progress: Progress) -> None:
         """See `Sink`."""
@@ -155,12 +161,17 @@ class Client:
         elif what < 0.88:
             self._pause(dice.choice(catalogue.QUEUES))
         elif what < 0.94:
-            self._watch(dice.choice(self._mine))
+            everyone_s = list(self._history.submitted)
+            self._watch(dice.choice(everyone_s[-MAX_WATCHABLE:]))
         elif what < 0.97:
             self._inquire(dice.choice(self._mine))
         else:
             self._world.fault("session broken")
             self.break_off()
+
+    def hear_of(self, job: JobId) -> None:
+        """Watch a job that another one has just submitted, and which may not be there yet."""
+        self._watch(job)
 
     def resume_queues(self) -> None:
         """Undo every pause, for the second phase."""
@@ -184,6 +195,9 @@ class Client:
         self._history.submits(specs)
         self._unsent.append(specs)
         self._send()
+        if self._world.dice.random() < 0.15:
+            peer = self._world.dice.choice(self.peers)
+            self._world.after(self._world.dice.uniform(0.0, 0.1), lambda: peer.hear_of(specs[0].id))
 
     def _send(self) -> None:
         """The sender's thread: one batch after the other."""

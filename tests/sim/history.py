@@ -60,7 +60,7 @@ class History:
         self.submitted: dict[JobId, JobSpec] = {}
         # Options that a requeue asked for: each may hold, confirmed or not, beside those of the submission.
         self.changed: dict[JobId, list[Options]] = {}
-        self.accepted = image.heard
+        self.accepted: dict[JobId, None] = {}
         self.refused: dict[JobId, int] = {}  # and when (see `mark`)
         self._refusals: list[JobId] = []
         self._told_at: dict[tuple[JobId, int], int] = {}

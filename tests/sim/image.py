@@ -48,7 +48,7 @@ class Image(MemoryStore):
         self.outcomes: dict[tuple[JobId, int], Outcome] = {}
         self.pruned: dict[JobId, None] = {}
         self.requested: Counter[JobId] = Counter()  # requeues that were asked for
-        self.heard: dict[JobId, None] = {}  # whose clients know that they are here
+        self.heard: dict[JobId, None] = {}  # whose submitters know that they are here
         self.reports: dict[Fence, Report] = {}  # what its worker said, for the budgets' audit
         self.leased: dict[Fence, None] = {}  # every lease that ever was durable
         self.switched: Counter[str] = Counter()  # how often each queue was paused or resumed

@@ -73,6 +73,8 @@ class Run:
         self.clients = [
             Client(self.world, network, self.host, self.history, chr(97 + n)) for n in range(dice.randint(1, 3))
         ]
+        for client in self.clients:
+            client.peers = self.clients
         self._is_cleared = False
         self.host.on_down.append(self._master_down)
 

@@ -366,6 +366,8 @@ class Worker:
         used: dict[str, int] = {}
         memory = 0
         for attempt in self.held.values():
+            if attempt.is_orphan:
+                continue  # of a master that died with it undurable: the next one knows nothing of it, and has it stopped
             memory += attempt.lease.memory
             for name, amount in attempt.lease.options.resources:
                 used[name] = used.get(name, 0) + amount

@@ -246,6 +246,26 @@ def test_a_batch_that_the_master_will_never_take_is_not_kept(far: Far, monkeypat
     assert far.run_all() == ["b"]
 
 
+def test_a_booked_batch_that_the_master_will_never_take_is_refused_and_holds_up_nothing(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far.kill_master()
+    far.submit("a")  # booked
+
+    def refuse(*_: object) -> bool:
+        monkeypatch.undo()
+        raise Refused("this master takes no such jobs")
+
+    monkeypatch.setattr(ServedJobsDesk, "submit", refuse)
+    far.start_master(far.store)
+
+    (refusal,) = far.notes.wait("refused")
+    assert (refusal.job, refusal.reason) == ("a", "this master takes no such jobs")
+    far.submit("b")
+    assert far.notes.wait("accepted") == ["b"]
+    far.run_all()
+
+
 def test_a_job_too_large_for_a_message_is_refused_and_the_others_go_on(
     far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:

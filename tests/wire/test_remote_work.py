@@ -257,6 +257,8 @@ def test_what_the_new_master_does_not_know_is_stopped_or_never_handed_out() -> N
         poll = rig.poll(2, lambda poll: poll.stops)
 
         assert poll == Poll((), (Stop(1, Ending.ADMISSION),))
+        # Of one that was never handed out nobody else could say that it is gone.
+        rig.wait_said("tell", lambda said: any(one.stopped == (2,) for one in said))
         # The stop is confirmed, and then nothing is held any more.
         rig.remote.stopped("w#1", [1])
         rig.wait_said("tell", lambda said: any(one.stopped == (1,) for one in said))
