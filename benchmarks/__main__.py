@@ -27,6 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         return profile(given[1:])
     options = parser().parse_args(given)
+    if options.plot:
+        from benchmarks.plot import require_matplotlib
+
+        require_matplotlib()
     asked = options.workloads or [one for one in Workload if options.all or one not in LONG]
     workloads = [workload for workload in Workload if workload in asked]
     size = QUICK if options.quick else FULL

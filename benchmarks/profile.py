@@ -114,9 +114,11 @@ def table(accounts: Accounts) -> list[tuple[str, ...]]:
     for rooms in accounts.values():
         total.update(rooms)
     rows: list[tuple[str, ...]] = [("room", *processes, "all")]
-    for room in ORDER:
-        if total[room] > 0:
-            rows.append((room, *(cell(accounts[process].get(room, 0.0)) for process in processes), cell(total[room])))
+    rows += [
+        (room, *(cell(accounts[process].get(room, 0.0)) for process in processes), cell(total[room]))
+        for room in ORDER
+        if total[room] > 0
+    ]
     sums = [sum(accounts[process].values()) for process in processes]
     return [*rows, ("all", *map(cell, sums), cell(sum(sums)))]
 

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from benchmarks.cold_start import measure_cold
 from benchmarks.fresh import TIMEOUT_SECONDS, RunFailed, run_python
@@ -20,6 +21,8 @@ from benchmarks.plan import LONG, Contender, Side, Size, Workload, contenders_of
 
 # A million jobs submitted, looked at, and read back by a master that starts anew; on a slow disk.
 LONG_TIMEOUT_SECONDS = 1_800.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,11 @@ def run_rounds(
 ) -> Record:
     """Measure everything `rounds` times; a failed measurement is noted and the others go on."""
     record = Record()
-    for side, peer in (extras or {}).items():
-        if isinstance(peer, Unavailable):
-            record.absent[side] = str(peer)
+    for side, prepared in (extras or {}).items():
+        if isinstance(prepared, Unavailable):
+            record.absent[side] = str(prepared)
         else:
-            record.peers[side] = peer
+            record.peers[side] = prepared
     chosen = tuple(workloads)
     for number in range(rounds):
         record.loads.append(os.getloadavg())
@@ -67,7 +70,7 @@ def run_rounds(
                 tell(f"round {number + 1} of {rounds}: {workload}, {contender}")
                 peer = record.peers.get(contender.side)
                 try:
-                    readings = measure_one(contender, workload, size, peer.python if peer else sys.executable)
+                    readings = measure_one(contender, workload, size, sys.executable if peer is None else peer.python)
                 except RunFailed as error:
                     record.failures.append(f"{workload}, {contender}: {error}")
                     continue
@@ -75,10 +78,10 @@ def run_rounds(
     return record
 
 
-def rotated(contenders: tuple[Contender, ...], by: int) -> tuple[Contender, ...]:
-    """The same contenders, beginning with another one each round, so that none always follows the same neighbour."""
-    start = by % len(contenders)
-    return contenders[start:] + contenders[:start]
+def rotated(turns: tuple[T, ...], by: int) -> tuple[T, ...]:
+    """The same turns, beginning with another one each round, so that each leads once in a while."""
+    start = by % len(turns)
+    return turns[start:] + turns[:start]
 
 
 def measure_one(contender: Contender, workload: Workload, size: Size, python: str = sys.executable) -> list[Reading]:

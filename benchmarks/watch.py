@@ -33,7 +33,7 @@ _THREAD_CPU = 6
 
 
 class Watch:
-    """What is to be seen in this process; nothing of it stops before the process does."""
+    """What is to be seen in this process."""
 
     def __init__(self, package: str) -> None:
         """Look at the package in this folder."""
@@ -46,11 +46,20 @@ class Watch:
         self._began = 0.0
         self._own = 0
         self._cpu_began = time.process_time()
+        self._is_over = threading.Event()
+        self._sampling: threading.Thread | None = None
 
     def start_sampling(self) -> None:
-        """Look at every thread from now on."""
+        """Look at every thread, until the process ends or `stop`."""
         sys.setswitchinterval(SWITCH_SECONDS)
-        threading.Thread(target=self._sample, name="benchmark-sampling", daemon=True).start()
+        self._sampling = threading.Thread(target=self._sample, name="benchmark-sampling", daemon=True)
+        self._sampling.start()
+
+    def stop(self) -> None:
+        """Sample no more; returns when the thread is gone."""
+        self._is_over.set()
+        if self._sampling is not None:
+            self._sampling.join()
 
     def start_timing_the_collector(self) -> None:
         """Note every pause from now on."""
@@ -81,8 +90,7 @@ class Watch:
 
     def _sample(self) -> None:
         own = threading.get_native_id()
-        while True:
-            time.sleep(SAMPLE_SECONDS)
+        while not self._is_over.wait(SAMPLE_SECONDS):
             frames = sys._current_frames()  # noqa: SLF001 - what it is for
             natives = {thread.ident: thread.native_id for thread in threading.enumerate()}
             with self._lock:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 
-from celery import Celery  # type: ignore[import-not-found,unused-ignore]
+from celery import Celery
+
+from benchmarks.tasks import echo
 
 url = os.environ.get("BENCHMARK_REDIS", "redis://127.0.0.1:6379/0")
 app = Celery("benchmark", broker=url, backend=url)
-
-
-@app.task(name="echo")  # type: ignore[untyped-decorator,unused-ignore]
-def echo(number: int) -> int:
-    return number
+task = app.task(name="echo")(echo)

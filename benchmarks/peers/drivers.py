@@ -91,7 +91,7 @@ def peer_driver(side: Side, scratch: Path) -> Iterator[DaskDriver | RayDriver | 
     """Start a peer, and stop it."""
     match side:
         case Side.DASK:
-            from distributed import Client, LocalCluster  # type: ignore[import-not-found,unused-ignore]
+            from distributed import Client, LocalCluster
 
             with (
                 LocalCluster(
@@ -101,7 +101,7 @@ def peer_driver(side: Side, scratch: Path) -> Iterator[DaskDriver | RayDriver | 
             ):
                 yield DaskDriver(client)
         case Side.RAY:
-            import ray  # type: ignore[import-not-found,unused-ignore]
+            import ray
 
             ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, _temp_dir=str(scratch))
             try:
@@ -140,7 +140,7 @@ def redis_running(scratch: Path) -> Iterator[str]:
 @contextmanager
 def celery_running(scratch: Path) -> Iterator[Any]:
     """A worker with two processes; the task, once it has run."""
-    from benchmarks.peers.celery_app import echo as task
+    from benchmarks.peers.celery_app import task
 
     command = [
         *(sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery_app", "worker"),
