@@ -104,7 +104,9 @@ class Lab:
     def worker(self, name: str, slots: int = 1) -> Part:
         """Start one."""
         key = str(self.key("worker"))
-        return self._start(name, ("worker", self.address, "--name", name, "--slots", str(slots), "--authkey-file", key))
+        return self._start(
+            name, ("worker", self.address, "--name", name, "--slots", str(slots), "--authkey-file", key)
+        )
 
     def key(self, role: str) -> Path:
         """The file of a role's key."""

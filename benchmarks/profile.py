@@ -55,10 +55,7 @@ def opened(side: str, folder: Path, watch: Watch) -> Iterator[tuple[Cluster, Cal
             return {
                 "client": look(watch, command),
                 "master": rooms_of(master.ask(command)),
-                **{
-                    name: rooms_of(part.ask(command)) | {CHILD: part.child_cpu_seconds}
-                    for name, part in workers.items()
-                },
+                **{name: rooms_of(part.ask(command)) | {CHILD: part.child_cpu_seconds} for name, part in workers.items()},
             }
 
         yield connected, ask
@@ -138,13 +135,7 @@ def main(arguments: list[str]) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print(f"{options.side}, {options.jobs:,} jobs: {wall:.1f} µs of wall time a job (sampled); cpu µs a job:")
     for row in rows:
-        print(
-            "  "
-            + "  ".join(
-                text.ljust(widths[0]) if text is row[0] else text.rjust(width)
-                for text, width in zip(row, widths, strict=True)
-            )
-        )
+        print("  " + "  ".join(text.ljust(widths[0]) if text is row[0] else text.rjust(width) for text, width in zip(row, widths, strict=True)))
     if options.json:
         found = {"side": options.side, "jobs": options.jobs, "wall_us": wall, "cpu_us": accounts}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

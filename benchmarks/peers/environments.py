@@ -75,9 +75,7 @@ def require_hq(folder: Path, python: str) -> None:
     """HyperQueue's server and workers are its `hq` program, which its package on PyPI does not bring."""
     if not (folder / "bin" / "hq").exists():
         version = version_of(python, Side.HYPERQUEUE)
-        raise Unavailable(
-            f"hyperqueue {version} from PyPI has no hq program, without which it has no server to measure"
-        )
+        raise Unavailable(f"hyperqueue {version} from PyPI has no hq program, without which it has no server to measure")
 
 
 def version_of(python: str, side: Side) -> str:
@@ -110,13 +108,7 @@ def run(command: list[str], cwd: Path | None = None) -> str:
     """What it prints. Raises `Unavailable` with its last words."""
     try:
         done = subprocess.run(
-            command,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_SECONDS,
-            check=False,
-            env=plain_environment(),
+            command, cwd=cwd, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False, env=plain_environment()
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{command[0]}: {error}") from error
