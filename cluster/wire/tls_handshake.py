@@ -44,7 +44,8 @@ _OTHER_HOST = {62, 64}
 
 _ALERTS = {
     "CERTIFICATE_REQUIRED": "it showed none",
-    "CERTIFICATE_EXPIRED": "it has expired, or begins in the future by the master's clock; have it renewed",
+    "CERTIFICATE_EXPIRED": "it has expired; have it renewed",
+    "BAD_CERTIFICATE": "it is not valid yet by the master's clock, or damaged; are both hosts' clocks right?",
     "UNKNOWN_CA": "it is not of the master's authority; have one issued by that",
     "CERTIFICATE_REVOKED": "it was revoked; have another one issued",
 }
@@ -52,6 +53,10 @@ _ALERTS = {
 
 class BadTls(Exception):
     """A caller's side of the handshake was no good; the text is for the master's log."""
+
+
+class UntimelyTls(BadTls):
+    """Its certificate has expired, or is not valid yet."""
 
 
 # --- the master's side ----------------------------------------------------------------------------------------------
@@ -68,24 +73,25 @@ def secure_master(connection: ClusterConnection, tls: Tls, deadline: float) -> I
     try:
         stream.shake_hands(_left(deadline))
     except ssl.SSLError as error:
-        raise BadTls(_fault_of_caller(error)) from None
+        raise _fault_of_caller(error) from None
     identity = identity_in(stream.peer())
     if identity is None:
         raise BadTls("its certificate says no role and name in this cluster")
     return identity
 
 
-def _fault_of_caller(error: ssl.SSLError) -> str:
+def _fault_of_caller(error: ssl.SSLError) -> BadTls:
     import ssl
 
     reason = error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not taken: {error.verify_message}"
+        kind = UntimelyTls if error.verify_code in {_NOT_YET_VALID, _HAS_EXPIRED} else BadTls
+        return kind(f"its certificate is not taken: {error.verify_message}")
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return "it showed no certificate"
+        return BadTls("it showed no certificate")
     if "_ALERT_" in reason:
-        return f"it did not take this master's certificate: {_plainly(reason)}"
-    return f"its TLS handshake failed: {_plainly(reason) or 'it broke off'}"
+        return BadTls(f"it did not take this master's certificate: {_plainly(reason)}")
+    return BadTls(f"its TLS handshake failed: {_plainly(reason) or 'it broke off'}")
 
 
 # --- the caller's side ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterError, MasterUnavailable, Refused
-from cluster.wire import audit
+from cluster.wire import audit, tls
 from cluster.wire.address import Address
 from cluster.wire.calls import Nothing
 from cluster.wire.door import Limits
@@ -278,6 +278,40 @@ def test_a_handshake_that_dawdles_is_cut_at_the_deadline_and_delays_nobody(maker
         assert is_closed_by_the_other(half)
         assert is_closed_by_the_other(silent)
         assert time.monotonic() - started < WAIT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("begins", "told"),
+    [(-2 * HOUR, "it has expired; have it renewed"), (HOUR, "it is not valid yet by the master's clock")],
+)
+def test_a_certificate_out_of_its_time_is_told_as_that_to_both(
+    maker: Maker,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    begins: dt.timedelta,
+    told: str,
+) -> None:
+    # Its own program loaded it in time, or has another clock.
+    monkeypatch.setattr(tls, "_require_valid", lambda *_: None)
+    late = maker.issue("client", "late", begins=begins, ends=begins + HOUR)
+    with serving_tls(maker.issue("master", "head")) as server:
+        said = refused_of(server, late)
+
+        assert log_says(caplog, "handshake_expired: origin=127.0.0.1")
+    assert told in said
+
+
+def test_whoever_has_shown_a_good_certificate_is_named_when_the_rest_is_refused(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ana, eve = maker.issue("client", "ana"), maker.issue("client", "eve")
+    maker.revoke(eve)
+    with serving_tls(maker.issue("master", "head")) as server:
+        refused_of(server, ana, key=Secret(os.urandom(32)))
+        refused_of(server, eve)
+
+        assert log_says(caplog, "handshake_wrong_key: origin=127.0.0.1 role=client name=ana ")
+        assert log_says(caplog, "handshake_revoked: origin=127.0.0.1 role=client name=eve ")
 
 
 # --- what ends while it is in use -----------------------------------------------------------------------------------------
