@@ -272,6 +272,7 @@ class Conversation:
             with self._lock:
                 self._session = opened.session
                 self._is_new = True
+                self._books.outdate()
             self._sink.opened(opened.defaults)
             yield from self._watch_again(opened.session)
         yield from self._send_again()

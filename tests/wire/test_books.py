@@ -87,6 +87,17 @@ def test_a_question_that_was_not_answered_leaves_nothing() -> None:
     assert books.awaited == {}
 
 
+def test_an_answer_of_an_earlier_session_is_not_believed() -> None:
+    books = Books()
+    books.ask("a")
+    books.outdate()
+
+    books.take(Told(1, ended=(ended("a"),)))  # as the next master has it
+    books.answered("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=2))  # died undurable with the last one
+
+    assert books.awaited == {}
+
+
 def test_what_was_struck_out_stays_out_whatever_an_older_answer_says() -> None:
     books = Books()
     books.ask("a")
