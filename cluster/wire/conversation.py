@@ -289,6 +289,10 @@ class Conversation:
                 with self._lock:
                     self._session = ""  # the next try begins from the start
                 raise
+            with self._lock:
+                for job, info in zip(jobs, found, strict=True):
+                    if info is not None:
+                        self._books.expect_at_most(job, info.run)
             lost = [job for job, info in zip(jobs, found, strict=True) if info is None]
             if lost:
                 with self._lock:
