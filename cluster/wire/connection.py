@@ -39,6 +39,8 @@ from cluster.wire.peer import Peer
 from cluster.wire.tls_stream import TlsStream
 
 if TYPE_CHECKING:
+    from cluster.wire.tls import Identity
+
     _Base = _ConnectionBase[Any, Any]
 else:
     _Base = _ConnectionBase
@@ -87,6 +89,7 @@ class ClusterConnection(_Base):
         self.pid = os.getpid()
         self.origin = origin  # the other side's IP address, or "unix"
         # What the handshake found out. Written by the thread that did the handshake.
+        self.identity: Identity | None = None  # of the certificate, while the rest may still be refused
         self.peer: Peer | None = None
         self.max_frame_bytes = MAX_HANDSHAKE_BYTES
         # Asked with size and deadline before a long frame is received; raises to refuse it.

@@ -33,7 +33,7 @@ from cluster.wire.handshake import Code, Stranger
 from cluster.wire.keys import Key, Role, Secret
 from cluster.wire.revocations import Revocations
 from cluster.wire.tls import REVOKED_FILE, Identity, Tls, TlsFiles
-from cluster.wire.tls_handshake import HANDSHAKE_RECORD, BadTls, secure_master
+from cluster.wire.tls_handshake import HANDSHAKE_RECORD, BadTls, UntimelyTls, secure_master
 
 LOG = logging.getLogger("cluster.wire")
 
@@ -83,7 +83,7 @@ class Credentials:
 
     def admit(self, connection: ClusterConnection, epoch: bytes, deadline: float) -> Pass:
         """Find out who connected; `leave` must follow. Raises `Stranger` when it was refused, else `OSError`."""
-        identity = self._secure(connection, deadline)
+        connection.identity = identity = self._secure(connection, deadline)
         proven = handshake.receive(connection, self._keys, epoch, deadline, lambda role: self._vet(identity, role))
         given = Pass(proven.role, proven.key, identity)
         with self._lock:
@@ -116,7 +116,8 @@ class Credentials:
             return secure_master(connection, self._tls, deadline)
         except BadTls as error:
             connection.linger()
-            raise Stranger(Code.BAD_CERTIFICATE, str(error)) from None
+            code = Code.EXPIRED if isinstance(error, UntimelyTls) else Code.BAD_CERTIFICATE
+            raise Stranger(code, str(error)) from None
 
     def _vet(self, identity: Identity | None, role: Role) -> None:
         """Raise `Stranger` if this role is not to be had with that certificate."""

@@ -338,8 +338,10 @@ class ClusterServer(managers.Server):
             LOG.debug("connection ended: origin=%s: %s", connection.origin, error)
 
     def _note(self, connection: ClusterConnection, kind: Kind, reason: str) -> None:
-        peer = connection.peer
+        peer, identity = connection.peer, connection.identity
         role, name = (peer.role.value, peer.name) if peer is not None else ("", "")
+        if peer is None and identity is not None:
+            role, name = identity.role, identity.name
         AUDIT.record(kind, origin=connection.origin, role=role, name=name, reason=reason)
 
     def _refusal(self, peer: Peer, kind: Kind, reason: str) -> Refused:

@@ -40,18 +40,26 @@ _MAX_ANSWER_BYTES = 64
 # By OpenSSL's names for X.509 errors (X509_V_ERR_...): those that mean something to do.
 _NOT_YET_VALID, _HAS_EXPIRED = 9, 10
 _OTHER_AUTHORITY = {2, 7, 18, 19, 20, 21}
+_OTHER_PURPOSE = 26
 _OTHER_HOST = {62, 64}
 
 _ALERTS = {
     "CERTIFICATE_REQUIRED": "it showed none",
-    "CERTIFICATE_EXPIRED": "it has expired, or begins in the future by the master's clock; have it renewed",
+    "CERTIFICATE_EXPIRED": "it has expired; have it renewed",
+    "BAD_CERTIFICATE": "it is not valid yet by the master's clock, or damaged; are both hosts' clocks right?",
     "UNKNOWN_CA": "it is not of the master's authority; have one issued by that",
     "CERTIFICATE_REVOKED": "it was revoked; have another one issued",
 }
+# Bytes that were changed on their way: nothing is said of anybody's certificate, and the next attempt may go well.
+_DAMAGED = re.compile("BAD_RECORD_MAC|DECODE_ERROR|DECRYPT_ERROR|UNEXPECTED_MESSAGE")
 
 
 class BadTls(Exception):
     """A caller's side of the handshake was no good; the text is for the master's log."""
+
+
+class UntimelyTls(BadTls):
+    """Its certificate has expired, or is not valid yet."""
 
 
 # --- the master's side ----------------------------------------------------------------------------------------------
@@ -68,24 +76,25 @@ def secure_master(connection: ClusterConnection, tls: Tls, deadline: float) -> I
     try:
         stream.shake_hands(_left(deadline))
     except ssl.SSLError as error:
-        raise BadTls(_fault_of_caller(error)) from None
+        raise _fault_of_caller(error) from None
     identity = identity_in(stream.peer())
     if identity is None:
         raise BadTls("its certificate says no role and name in this cluster")
     return identity
 
 
-def _fault_of_caller(error: ssl.SSLError) -> str:
+def _fault_of_caller(error: ssl.SSLError) -> BadTls:
     import ssl
 
     reason = error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not taken: {error.verify_message}"
+        kind = UntimelyTls if error.verify_code in {_NOT_YET_VALID, _HAS_EXPIRED} else BadTls
+        return kind(f"its certificate is not taken: {error.verify_message}")
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return "it showed no certificate"
-    if "_ALERT_" in reason:
-        return f"it did not take this master's certificate: {_plainly(reason)}"
-    return f"its TLS handshake failed: {_plainly(reason) or 'it broke off'}"
+        return BadTls("it showed no certificate")
+    if "_ALERT_" in reason and not _DAMAGED.search(reason):
+        return BadTls(f"it did not take this master's certificate: {_plainly(reason)}")
+    return BadTls(f"its TLS handshake failed: {_plainly(reason) or 'it broke off'}")
 
 
 # --- the caller's side ----------------------------------------------------------------------------------------------
@@ -112,6 +121,8 @@ def secure_caller(connection: ClusterConnection, tls: Tls, address: Address, dea
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
         raise EOFError("it closed the connection instead of speaking TLS") from None
     except ssl.SSLError as error:
+        if _DAMAGED.search(error.reason or ""):
+            raise
         if refused := certificate_refused(error, address, tls):
             raise refused from None
         if plain := _plain_answer(stream, deadline):
@@ -132,7 +143,7 @@ def secure_caller(connection: ClusterConnection, tls: Tls, address: Address, dea
 def certificate_refused(error: OSError, address: Address, tls: Tls) -> Refused | None:
     """What an alert of the master says of this program's certificate; None: the error is no such alert."""
     reason = str(getattr(error, "reason", None) or "")
-    if "_ALERT_" not in reason:
+    if "_ALERT_" not in reason or _DAMAGED.search(reason):
         return None
     said = next((sentence for part, sentence in _ALERTS.items() if part in reason), _plainly(reason))
     return Refused(
@@ -155,6 +166,11 @@ def _fault_of_master(error: ssl.SSLCertVerificationError, address: Address, tls:
         return (
             f"the certificate of the master at {address} does not name {address.host!r}; use a name that it has, or "
             f"issue it for this one too: cluster certs issue master {address.host}"
+        )
+    if code == _OTHER_PURPOSE:
+        return (
+            f"who answers at {address} is no master: its certificate was issued for a worker, a client or an admin; "
+            f"have one issued: cluster certs issue master {address.host or 'HOST'}"
         )
     if code == _HAS_EXPIRED:
         return f"the certificate of the master at {address} has expired; renew it there: cluster certs renew"

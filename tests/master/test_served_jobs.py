@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -53,6 +54,23 @@ def test_every_call_of_the_table_has_its_method(served: Served) -> None:
     missing = [name for desk, name in CALLS if desk == "jobs" and not callable(getattr(served.desk, name, None))]
 
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "lie", [{"body": b"pickled evil"}, {"reusable": True}, {"name": "tests.other"}, {"python": "3.9"}]
+)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_function_under_another_s_digest_is_refused(served: Served, lie: dict[str, Any], is_there: bool) -> None:
+    if is_there:
+        served.submit("honest")
+    poison = structs.replace(TASK, **lie)
+
+    with pytest.raises(Refused, match=r"digest that is not its own"):
+        served.desk.submit(PEER, calls.Submit(served.session, (spec("evil"),), (poison,), 2))
+
+    assert "evil" not in served.rig.master.board.jobs
+    assert served.rig.master.board.shelf.get(TASK.digest) == (TASK if is_there else None)
+    assert served.submit("later", number=3)
 
 
 def test_a_session_is_told_of_its_jobs(served: Served) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import logging
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterError, MasterUnavailable, Refused
-from cluster.wire import audit
+from cluster.wire import audit, tls
 from cluster.wire.address import Address
 from cluster.wire.calls import Nothing
 from cluster.wire.door import Limits
@@ -196,6 +197,99 @@ def test_a_fake_master_that_knows_the_keys_and_relays_hears_no_word(maker: Maker
     assert not heard.calls
 
 
+@contextlib.contextmanager
+def relaying(server: ClusterServer, spoil_at: int | None = None) -> Iterator[tuple[Address, bytearray]]:
+    """Somebody on the way, who passes on all bytes; of what callers say one may be changed. What went by, both ways."""
+    seen = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as door, contextlib.ExitStack() as open_sockets:
+        threads: list[threading.Thread] = []
+
+        def pump(source: socket.socket, sink: socket.socket, spoil: int | None) -> None:
+            count = 0
+            with contextlib.suppress(OSError):
+                while data := bytearray(source.recv(65536)):
+                    if spoil is not None and count <= spoil < count + len(data):
+                        data[spoil - count] ^= 1
+                    count += len(data)
+                    seen.extend(data)
+                    sink.sendall(data)
+            for sock in (source, sink):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    near = open_sockets.enter_context(door.accept()[0])
+                    far = open_sockets.enter_context(socket.create_connection(("127.0.0.1", server.address.port)))
+                    for one in ((near, far, spoil_at), (far, near, None)):
+                        threads.append(threading.Thread(target=pump, args=one))
+                        threads[-1].start()
+
+        taker = threading.Thread(target=take)
+        taker.start()
+        try:
+            yield Address("127.0.0.1", door.getsockname()[1]), seen
+        finally:
+            door.shutdown(socket.SHUT_RDWR)
+            taker.join()
+            server.stop(deadline_seconds=0.0)  # ends the far sides, and so the pumps
+            for thread in threads:
+                thread.join()
+
+
+def test_whoever_passes_all_bytes_on_reads_none_of_them(maker: Maker) -> None:
+    secret = os.urandom(64)
+    client = maker.issue("client", "ana")
+    with serving_tls(maker.issue("master", "head")) as server, relaying(server) as (way, seen):
+        proxy = connect_desk("jobs", way, Role.CLIENT, KEYS[Role.CLIENT], patience_seconds=3.0, tls=client)
+        with contextlib.closing(proxy):
+            assert echo(proxy, secret.hex()) == secret.hex()
+
+        assert len(seen) > 1000
+        assert secret.hex().encode() not in seen
+        assert b"cluster://client" not in seen
+        assert KEYS[Role.CLIENT].reveal() not in seen
+
+
+@pytest.mark.parametrize("at", [100, 700])  # in the caller's hello; in its certificate
+def test_bytes_changed_on_the_way_break_the_connection_and_are_no_word_on_a_certificate(maker: Maker, at: int) -> None:
+    client = maker.issue("client", "ana")
+    with serving_tls(maker.issue("master", "head")) as server, relaying(server, at) as (way, _):
+        proxy = connect_desk("jobs", way, Role.CLIENT, KEYS[Role.CLIENT], patience_seconds=1.0, tls=client)
+        with contextlib.closing(proxy), pytest.raises(MasterUnavailable):
+            echo(proxy, "x")
+
+
+def test_who_ends_tls_on_the_way_with_a_worker_s_certificate_is_no_master_and_hears_nothing(maker: Maker) -> None:
+    worker = maker.issue("worker", "w1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(worker.cert, worker.key)
+    heard: list[object] = []
+
+    def impersonate(door: socket.socket) -> None:
+        with door.accept()[0] as near:
+            try:
+                with context.wrap_socket(near, server_side=True) as secure:
+                    heard.append(secure.recv(1))
+            except ssl.SSLError as error:
+                heard.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        thread = threading.Thread(target=impersonate, args=(door,))
+        thread.start()
+        way = Address("127.0.0.1", door.getsockname()[1])
+        proxy = connect_desk(
+            "jobs", way, Role.CLIENT, KEYS[Role.CLIENT], patience_seconds=1.0, tls=maker.issue("client", "ana")
+        )
+        with contextlib.closing(proxy), pytest.raises(Refused, match=r"is no master: .*cluster certs issue master"):
+            echo(proxy, "x")
+        thread.join()
+
+    assert len(heard) == 1
+    assert isinstance(heard[0], ssl.SSLError)
+
+
 def test_a_worker_s_certificate_makes_no_master(maker: Maker) -> None:
     with pytest.raises(Refused, match="is of worker w1, not of a master"):
         Tls(maker.issue("worker", "w1"), is_master=True)
@@ -278,6 +372,40 @@ def test_a_handshake_that_dawdles_is_cut_at_the_deadline_and_delays_nobody(maker
         assert is_closed_by_the_other(half)
         assert is_closed_by_the_other(silent)
         assert time.monotonic() - started < WAIT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("begins", "told"),
+    [(-2 * HOUR, "it has expired; have it renewed"), (HOUR, "it is not valid yet by the master's clock")],
+)
+def test_a_certificate_out_of_its_time_is_told_as_that_to_both(
+    maker: Maker,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    begins: dt.timedelta,
+    told: str,
+) -> None:
+    # Its own program loaded it in time, or has another clock.
+    monkeypatch.setattr(tls, "_require_valid", lambda *_: None)
+    late = maker.issue("client", "late", begins=begins, ends=begins + HOUR)
+    with serving_tls(maker.issue("master", "head")) as server:
+        said = refused_of(server, late)
+
+        assert log_says(caplog, "handshake_expired: origin=127.0.0.1")
+    assert told in said
+
+
+def test_whoever_has_shown_a_good_certificate_is_named_when_the_rest_is_refused(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ana, eve = maker.issue("client", "ana"), maker.issue("client", "eve")
+    maker.revoke(eve)
+    with serving_tls(maker.issue("master", "head")) as server:
+        refused_of(server, ana, key=Secret(os.urandom(32)))
+        refused_of(server, eve)
+
+        assert log_says(caplog, "handshake_wrong_key: origin=127.0.0.1 role=client name=ana ")
+        assert log_says(caplog, "handshake_revoked: origin=127.0.0.1 role=client name=eve ")
 
 
 # --- what ends while it is in use -----------------------------------------------------------------------------------------
