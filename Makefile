@@ -6,13 +6,15 @@ MINUTES ?= 1
 SEED ?=
 STAGE ?= loopback
 SECONDS ?= 120
+MODULE ?=
+BENCH ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Remade when the dependencies may have changed.
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage bench sim sim-long chaos kills clean
+.PHONY: help demo test check coverage mutants bench scaling guard sim sim-long chaos kills clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -35,8 +37,17 @@ coverage: $(READY) ## unit tests alone take every branch of what decides over jo
 	@$(RUN) -m coverage run -m pytest -q --ignore=tests/core/test_machine.py tests/core tests/master
 	@$(RUN) -m coverage report --skip-covered
 
-bench: $(READY) ## our speed beside the standard library's, in one run
-	@$(RUN) -m benchmarks
+mutants: $(READY) ## do the unit tests notice small faults in what decides? make mutants [MODULE=policy]; many minutes for all
+	@$(RUN) -m tests.mutants --module "$(MODULE)"
+
+bench: $(READY) ## our speed beside others', in one run: make bench [BENCH="--all --peers dask,ray,celery --json FILE"]
+	@$(RUN) -m benchmarks $(BENCH)
+
+scaling: $(READY) ## what a job costs with more jobs, slots, workers: make scaling [BENCH="--json FILE"]
+	@$(RUN) -m benchmarks.scaling $(BENCH)
+
+guard: $(READY) ## is HEAD slower than main? make guard [OLD=main] [NEW=HEAD]
+	@$(RUN) -m benchmarks.guard $(or $(OLD),main) $(or $(NEW),HEAD)
 
 sim: $(READY) ## the simulator: make sim SEEDS=10000
 	@$(RUN) -m tests.sim --seeds $(SEEDS)

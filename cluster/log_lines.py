@@ -3,6 +3,9 @@
 Every message is worded as an event with fields, `"died part=%s, again in %.1f s: %s"`. The JSON form takes the fields out
 of the template, so that whoever logs need not know which form is wanted, and a value keeps its type. Also what would
 otherwise go to standard error past the log, an uncaught exception or a warning, becomes such an object.
+
+Much of a message may be a peer's or a job's choice: names, ids, the texts of errors. In either form one message is one
+line, and only a message begins a line with its time: nobody can write another's line by what it is called.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 import threading
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Any
 
 from cluster.errors import Refused
 
@@ -35,7 +39,7 @@ def set_up_log(level: str, form: str = "text") -> None:
     if form not in FORMATS:
         raise Refused(f"no log format is called {form!r}; write one of {', '.join(FORMATS)}")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonLines() if form == "json" else TextLines(_TEXT))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     if form == "json":
         logging.captureWarnings(capture=True)
@@ -61,6 +65,23 @@ def message_of(line: str) -> str:
         if isinstance(found, dict):
             return str(found.get("message", line))
     return line
+
+
+def in_one_line(text: str) -> str:
+    """The text as it may stand in a log or on a screen: what is not printable is escaped, ends of lines too."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+class TextLines(logging.Formatter):
+    """Makes one line of text of a record; a traceback follows, each of its lines set in."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        """The line."""
+        return in_one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802, ANN401 - the library's name and type
+        """The traceback, which ends with whatever text the exception has."""
+        return "\n".join(f"  {in_one_line(line)}" for line in super().formatException(ei).splitlines())
 
 
 class JsonLines(logging.Formatter):

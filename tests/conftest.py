@@ -27,21 +27,27 @@ os.environ["TESTS_RUN"] = RUN
 GRACE_SECONDS = 10.0
 
 hypothesis.settings.register_profile("kit", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("kit")
+# Of the machines, by night: `HYPOTHESIS_PROFILE=long pytest tests/store/test_machine.py --timeout=0`.
+hypothesis.settings.register_profile(
+    "long", deadline=None, print_blob=True, max_examples=50_000, stateful_step_count=100
+)
+# The same examples for each mutant, and a failure is enough: it need not be a short one.
+hypothesis.settings.register_profile(
+    "mutants", deadline=None, derandomize=True, database=None, phases=[hypothesis.Phase.generate]
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "kit"))
 
 
-def hear_signals() -> None:
+def pytest_configure() -> None:
     """Whoever runs the tests may have SIGHUP (nohup) or SIGINT (a script's background job) ignored: not so the tests.
 
-    What is ignored stays so in the programs that they start. A handler does not: those have the default.
+    What is ignored stays so in the programs that they start. A handler does not: those have the default. Not at import:
+    jobs import this module too, in a child where SIGINT is ignored on purpose, or in a thread of one.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-hear_signals()
 
 
 def processes_of_this_run() -> list[psutil.Process]:

@@ -41,6 +41,29 @@ def test_text_is_a_line_for_people() -> None:
     assert said.endswith("INFO cluster.master: ready: address=tcp://x jobs=3")
 
 
+def test_nobody_writes_another_s_line_by_what_it_is_called() -> None:
+    said = run(
+        "text",
+        "forged = 'w#1\\n2026-11-27 20:00:00,000 WARNING cluster.audit: forged \\x1b[2J\\u2028\\u202e'",
+        "LOG.info('worker=%s', forged)",
+        "try: raise ValueError(forged)",
+        "except ValueError: LOG.exception('failed')",
+    )
+
+    assert not any(line.startswith("2026-11-27 20:00:00,000") for line in said)
+    assert said[0].endswith(
+        r"INFO cluster.master: worker=w#1\n2026-11-27 20:00:00,000 WARNING cluster.audit: forged \x1b[2J\u2028\u202e"
+    )
+    assert [line for line in said[2:] if not line.startswith("  ")] == []
+    assert all(line.isprintable() for line in said)
+
+
+def test_text_that_is_printable_stays_as_it_is() -> None:
+    (said,) = run("text", "LOG.info('job=%s', 'Grüße, 世界')")
+
+    assert said.endswith("job=Grüße, 世界")
+
+
 def test_json_is_an_object_in_each_line() -> None:
     (said,) = run("json", "LOG.info('ready: address=%s jobs=%d', 'tcp://x', 3)", "LOG.debug('not this')")
 

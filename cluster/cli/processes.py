@@ -25,12 +25,16 @@ from cluster.wire.keys import Role
 if TYPE_CHECKING:
     from cluster.deploy.schema import Config
     from cluster.master.process import MasterConfig
+    from cluster.wire.tls import TlsFiles
     from cluster.worker.process import WorkerProcessConfig
 
 START = "start"
 
 ReadyFd = Annotated[
     int, typer.Option(metavar="N", help="Write a line to this descriptor once it is ready.", show_default=False)
+]
+Run = Annotated[
+    str, typer.Option(metavar="DIR", help="Of which cluster it is: how `cluster up` finds it.", show_default=False)
 ]
 LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
 LogFormat = Annotated[str, typer.Option(metavar="FORMAT", help="text, or json: an object in each line.")]
@@ -70,6 +74,17 @@ class MasterOptions:
     drain_timeout: DrainTimeout = "60s"
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    # Not from the environment: what is set there is a client's certificate.
+    tls_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: the authority's certificate.")] = None
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: the master's certificate.")] = None
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: the key of that certificate.")] = None
+    tls_revoked: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="TLS: the authority's list.", show_default="revoked.pem beside ca.pem, if it is there"
+        ),
+    ] = None
+    insecure: find.Insecure = False
 
 
 def master(
@@ -79,6 +94,7 @@ def master(
         Path | None, typer.Option(metavar="FILE", help="Take all of it from a configuration instead.")
     ] = None,
     ready_fd: ReadyFd = -1,
+    run: Run = "",  # noqa: ARG001 - there to be seen on the command line
 ) -> None:
     """Run a master in the foreground. The first Ctrl-C drains, the second kills."""
     from cluster.master.process import run_master
@@ -115,12 +131,28 @@ def read_master(
         log_level=read_level(options.log_level),
         log_format=read_format(options.log_format),
         ready_fd=ready_fd,
+        tls=_master_tls(options),
+        insecure=options.insecure,
     )
 
 
+def _master_tls(options: MasterOptions) -> TlsFiles | None:
+    import msgspec
+
+    from cluster.wire.tls import files_from
+
+    found = files_from({"ca": options.tls_ca, "cert": options.tls_cert, "key": options.tls_key}, "--tls-{}")
+    if found is None and options.tls_revoked:
+        raise Refused("--tls-revoked goes with --tls-ca, --tls-cert and --tls-key")
+    return found and msgspec.structs.replace(found, revoked=options.tls_revoked)
+
+
 def _master_of(config: Config, ready_fd: int) -> MasterConfig:
+    from cluster.deploy.identity import MASTER
+    from cluster.deploy.tls import files_of, prepare
     from cluster.master.process import MasterConfig
 
+    prepare(config)
     return MasterConfig(
         bind=config.master.bind,
         store=config.master.store,
@@ -134,6 +166,8 @@ def _master_of(config: Config, ready_fd: int) -> MasterConfig:
         log_level=config.log.level,
         log_format=config.log.format,
         ready_fd=ready_fd,
+        tls=files_of(config, MASTER),
+        insecure=config.master.insecure,
     )
 
 
@@ -147,9 +181,10 @@ def _load(file: Path) -> Config:
 class WorkerOptions:
     """How a worker is started."""
 
-    name: Annotated[str | None, typer.Option(help="What it is called in listings.", show_default="the host's name")] = (
-        None
-    )
+    name: Annotated[
+        str | None,
+        typer.Option(help="What it is called in listings.", show_default="the certificate's, else the host's name"),
+    ] = None
     slots: Annotated[
         str, typer.Option(metavar="N", help="Jobs at a time: a number, auto (one per cpu), or threads:N.")
     ] = "auto"
@@ -171,9 +206,24 @@ class WorkerOptions:
         Path | None,
         typer.Option(metavar="DIR", help="Where jobs get a folder each.", show_default="the system's temporary folder"),
     ] = None
+    user: Annotated[
+        str, typer.Option(metavar="NAME", help="Who jobs run as; needs root.", show_default="as the worker")
+    ] = ""
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N",
+            help="On each of its processes: as, core, cpu, fsize, nofile or nproc; repeatable.",
+            show_default="core=0",
+        ),
+    ] = None
     drain_timeout: DrainTimeout = "60s"
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    tls_ca: find.TlsCa = None
+    tls_cert: find.TlsCert = None
+    tls_key: find.TlsKey = None
+    insecure: find.Insecure = False
 
 
 @worker_app.command(START, hidden=True)
@@ -182,6 +232,7 @@ def start(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The master's: tcp://HOST:PORT or unix://PATH.")],
     options: WorkerOptions,
     ready_fd: ReadyFd = -1,
+    run: Run = "",  # noqa: ARG001 - there to be seen on the command line
 ) -> None:
     """Run a worker in the foreground. The first Ctrl-C drains, the second kills what runs."""
     from cluster.worker.process import run_worker
@@ -192,6 +243,7 @@ def start(
 def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerProcessConfig:
     """What the worker is told. Raises `Refused` with what to write."""
     from cluster.embedded.cpus import usable_cpus
+    from cluster.worker.limits import read_limits
     from cluster.worker.process import WorkerProcessConfig, parse_slots
 
     if "://" not in address:
@@ -199,12 +251,20 @@ def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerPr
             f"{address!r} is neither an address nor a command; write cluster worker tcp://HOST:PORT to start one, "
             f"or list, show, drain or undrain"
         )
-    found = find.locate(find.Where(address=address, authkey_file=options.authkey_file), Role.WORKER)
+    where = find.Where(
+        address=address,
+        authkey_file=options.authkey_file,
+        tls_ca=options.tls_ca,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        insecure=options.insecure,
+    )
+    found = find.locate(where, Role.WORKER)
     slots, threads = parse_slots(options.slots, usable_cpus())
     return WorkerProcessConfig(
         address=found.address,
         authkey_file=str(found.key),
-        name=options.name or socket.gethostname(),
+        name=options.name or _default_name(found.tls),
         slots=slots,
         threads=threads,
         resources=tuple(sorted(read_pairs("--resource", "gpu=1", options.resource or (), read_amount).items())),
@@ -212,11 +272,21 @@ def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerPr
         env=tuple(sorted(read_pairs("--env", "OMP_NUM_THREADS=1", options.env or (), str).items())),
         max_jobs_per_child=options.max_jobs_per_child,
         scratch=str(options.scratch.absolute()) if options.scratch else "",
+        user=options.user,
+        limits=read_limits(read_pairs("--limit", "nofile=1024", options.limit or (), int)),
         drain_seconds=read_duration("drain-timeout", options.drain_timeout),
         ready_fd=None if ready_fd < 0 else ready_fd,
         log_level=read_level(options.log_level),
         log_format=read_format(options.log_format),
+        tls=found.tls,
+        insecure=found.insecure,
     )
+
+
+def _default_name(tls: TlsFiles | None) -> str:
+    from cluster.wire.tls import own_identity
+
+    return own_identity(tls).name if tls else socket.gethostname()
 
 
 def read_level(level: str) -> str:

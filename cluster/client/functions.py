@@ -14,7 +14,6 @@ is remembered: no lock is held while a user's `__reduce__` runs.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import sys
@@ -28,6 +27,7 @@ import cloudpickle
 from cluster.client import captures, unsendable
 from cluster.client.identity_cache import IdentityCache
 from cluster.client.task import Task
+from cluster.core.digests import name_function
 from cluster.core.records import FunctionBlob
 
 PROTOCOL: Final = 5
@@ -142,11 +142,8 @@ class Functions:
 
 
 def _blob(body: bytes, name: str, *, reusable: bool) -> FunctionBlob:
-    content = hashlib.blake2b(body, digest_size=16)
-    # Versions hold no NUL and end the content, so that no two (body, versions) run into one another.
-    content.update(f"\0{PYTHON}\0{PICKLER}".encode())
     shown = name.encode(errors="backslashreplace").decode()  # records are UTF-8; a name needn't be
-    return FunctionBlob(content.digest(), body, PYTHON, PICKLER, shown, reusable)
+    return name_function(body, PYTHON, PICKLER, shown, reusable=reusable)
 
 
 def _reference(module: str, name: str) -> bytes:

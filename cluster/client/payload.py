@@ -187,6 +187,7 @@ _ERRORS: dict[Ending, type[JobError]] = {
     Ending.CANCELLED: JobCancelled,
     Ending.EXPIRED: JobExpired,
     Ending.DEPENDENCY: DependencyFailed,
+    Ending.TAMPERED: JobError,
 }
 _BY_STATE: dict[JobState, Ending] = {JobState.CANCELLED: Ending.CANCELLED, JobState.EXPIRED: Ending.EXPIRED}
 

@@ -159,6 +159,7 @@ def _undo(board: Board, job: Job, effects: list[Effect]) -> None:
     if not job.is_terminal:
         board.move(job, Cause.CANCEL)  # lanes, timers and dependencies let go of it as of any cancelled job
         board.retire(job)
+    board.release_inputs(job)
     board.counts[job.state] -= 1
     board.counters.submitted -= 1
     del board.jobs[job.spec.id]

@@ -75,7 +75,7 @@ class Board:
         self.workers: dict[WorkerId, WorkerHeld] = {}
         # WAITING (or SUBMITTED) jobs by what they wait for, then by their own id; `Job.unmet` counts a job's entries.
         self.dependants: dict[JobId, dict[JobId, Job]] = {}
-        self.inputs_needed: dict[JobId, int] = {}  # how many live jobs will want this job's result as an argument
+        self.inputs_needed: dict[JobId, int] = {}  # how many jobs may yet want this job's result as an argument
         self.placement = Placement()
         self.timers = Timers()
         self.shelf = Shelf()
@@ -188,10 +188,12 @@ class Board:
 
     def retire(self, job: Job) -> None:
         """Let go of what only a live job needs."""
-        spec = job.spec
         job.chunk = None
-        self.shelf.release(spec.function)
-        for dependency in spec.inputs:
+        self.shelf.release(job.spec.function)
+
+    def release_inputs(self, job: Job) -> None:
+        """Let go of the results that are its arguments; not before its end is durable, else it may have to run again."""
+        for dependency in job.spec.inputs:
             needed = self.inputs_needed.get(dependency, 0) - 1
             if needed > 0:
                 self.inputs_needed[dependency] = needed

@@ -1,8 +1,10 @@
 """What a field of a record may hold: bounds that a decoder checks, so that nothing else reaches a board, store or desk.
 
-A peer chooses every byte of what it sends. The types of the records say what each field may mean, these aliases how much:
-a decoder (`msgspec`) refuses the record otherwise, and names the field. Not a number compares false with every bound, so
-no bounded float is one. What is made in this process is not checked again: the client's options have the same bounds.
+A peer chooses every byte of what it sends, and whoever can write to the store of what is read there. The types of the
+records say what each field may mean, these aliases how much: a decoder (`msgspec`) refuses the record otherwise, and names
+the field. Not a number compares false with every bound, so no bounded float is one: as a retention no table takes it, and
+as a deadline it is neither past nor to come. What is made in this process is not checked again: the client's options have
+the same bounds.
 
 Bounds are for the decoder, not for taste: far beyond what anybody means, and below what overflows a timer, a date, a
 64-bit column, or somebody's patience.
@@ -10,7 +12,6 @@ Bounds are for the decoder, not for taste: far beyond what anybody means, and be
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta
@@ -31,11 +32,12 @@ MAX_ORDERS = 1_000_000
 MAX_LONG_TEXT = 1 << 20
 # A column of SQLite's, and what JSON's readers take for an integer at least.
 _MAX_WHOLE = 2**63 - 1
+_MAX_FLOAT = 1.7976931348623157e308  # beyond is infinity
 
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=MAX_DURATION_SECONDS)]
 Wall: TypeAlias = Annotated[float, Meta(ge=-MAX_WALL, le=MAX_WALL)]
 # Measured by somebody: only that it is a number is sure.
-Figure: TypeAlias = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Figure: TypeAlias = Annotated[float, Meta(ge=-_MAX_FLOAT, le=_MAX_FLOAT)]
 Factor: TypeAlias = Annotated[float, Meta(ge=FACTORS[0], le=FACTORS[1])]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 Whole: TypeAlias = Annotated[int, Meta(ge=-_MAX_WHOLE, le=_MAX_WHOLE)]

@@ -89,6 +89,8 @@ def on_pause_queue(board: Board, event: events.PauseQueue, _now: Now, effects: l
 
 
 def _start_run(board: Board, job: Job, event: events.Requeue, now: Now, effects: list[Effect]) -> None:
+    if not job.is_settled:
+        board.release_inputs(job)  # of the run before, whose end nobody has called durable yet
     job.run += 1
     job.attempts = job.failures = job.crashes = job.outgrown = 0
     job.chunk = None

@@ -145,6 +145,7 @@ class Ending(IntEnum):
     EXPIRED = 10
     DEPENDENCY = 11
     ADMISSION = 12  # its admission could not be made durable
+    TAMPERED = 13  # its record in the store is not what the cluster wrote: kept aside, neither run nor answered
 
 
 class Certificate(Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):

@@ -23,8 +23,9 @@ def on_outcomes_durable(board: Board, event: events.OutcomesDurable, _now: Now, 
     find = board.jobs.get
     for job_id, run in event.jobs:
         job = find(job_id)
-        if job is not None and job.run == run:
+        if job is not None and job.run == run and not job.is_settled:
             job.is_settled = True
+            board.release_inputs(job)
             board.forget_if_settled(job)
 
 

@@ -146,7 +146,7 @@ class Authority:
             if (folder / "ca.pem").exists():
                 raise Refused(f"there is a certificate authority in {folder} already; `cluster certs list` shows it")
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise Refused(f"{folder} is not empty; name a folder that is not there yet")
+                raise Refused(f"{folder} is not an empty folder; name one that is not there yet")
             _make(folder, days, clock())
         return cls(folder, clock)
 
@@ -365,7 +365,8 @@ class Authority:
             stage(key_path, certificates.key_pem(private), SECRET_MODE)
         stage(path, certificates.pem(signed), PUBLIC_MODE)
         earlier, refused = self._entries(), self._refused()
-        kept = [entry for entry in earlier if entry.not_after + FORGOTTEN_SECONDS >= now]
+        # What is revoked leaves that list first (`revoke`), which could not know its end otherwise.
+        kept = [old for old in earlier if old.not_after + FORGOTTEN_SECONDS >= now or old.serial in refused]
         if len(kept) >= MAX_ISSUED:
             raise Refused(f"an authority keeps {MAX_ISSUED} certificates at most; make another one")
         entry = Issued(_hexadecimal(signed), role, name, until, tuple(hosts))
@@ -376,7 +377,11 @@ class Authority:
 
     def _tidy(self) -> None:
         """Give what stands in the ledger its name; drop what else is called NAME.new."""
-        found = sorted(self.folder.glob(f"*{NEW}"))
+        found = [
+            path
+            for path in sorted(self.folder.glob(f"*{NEW}"))
+            if path.suffixes[-2:-1] in ([".pem"], [".key"], [".json"]) and path.is_file() and not path.is_symlink()
+        ]
         serials = {entry.serial for entry in self._entries()} if found else set()
         for new in found:
             path = new.with_name(new.name.removesuffix(NEW))

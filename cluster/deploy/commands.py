@@ -9,10 +9,14 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from cluster.deploy.identity import MASTER
 from cluster.deploy.processes import MARK, ProcessName, marked_processes
 from cluster.deploy.quantities import write_duration
 from cluster.deploy.runtime import Runtime, Snapshot
 from cluster.deploy.schema import Config, Threads, Worker
+from cluster.deploy.tls import dialled, files_of
+from cluster.wire.keys import Role
+from cluster.wire.tls import TlsFiles
 
 
 class Part(Struct, frozen=True):
@@ -31,18 +35,23 @@ def parts_of(snapshot: Snapshot, runtime: Runtime, environment: Mapping[str, str
     folder = str(Path(snapshot.file).parent)
     # What is named CLUSTER_ is said on the command lines now, or meant for clients.
     shared = {name: text for name, text in environment.items() if not name.startswith("CLUSTER_")}
-    shared[MARK] = runtime.mark
     # Jobs may name modules that lie beside the file. Nothing that lies there can get into the master's way: `-P` keeps
     # the working directory off its path.
     paths = [*snapshot.python_path, folder]
     at_work = {**shared, "PYTHONPATH": os.pathsep.join(dict.fromkeys([*_paths(shared), *paths]))}
-    master = Part("master", _master_command(config, snapshot.address), shared, folder, str(log_of(config, "master")))
+    master = Part(
+        "master",
+        (*_master_command(config, snapshot.address), MARK, runtime.mark),
+        shared,
+        folder,
+        str(log_of(config, "master")),
+    )
     return [
         master,
         *(
             Part(
                 worker.name,
-                _worker_command(config, worker, snapshot.address, runtime),
+                (*_worker_command(config, worker, snapshot.address, runtime), MARK, runtime.mark),
                 {**at_work, **worker.env},
                 folder,
                 str(log_of(config, worker.name)),
@@ -93,6 +102,7 @@ def _master_command(config: Config, address: str) -> tuple[str, ...]:
         *("--drain-timeout", write_duration(config.drain.timeout)),
         *_terms(config),
         *_log(config),
+        *_security(config, files_of(config, MASTER)),
     )
 
 
@@ -118,16 +128,23 @@ def _log(config: Config) -> tuple[str, ...]:
     return ("--log-level", config.log.level, "--log-format", config.log.format)
 
 
+def _security(config: Config, files: TlsFiles | None) -> Iterator[str]:
+    if files is not None:
+        yield from ("--tls-ca", str(files.ca), "--tls-cert", str(files.cert), "--tls-key", str(files.key))
+    if config.master.insecure:
+        yield "--insecure"
+
+
 def _worker_command(config: Config, worker: Worker, address: str, runtime: Runtime) -> tuple[str, ...]:
     slots = f"threads:{worker.slots.threads}" if isinstance(worker.slots, Threads) else str(worker.slots)
     command = [
-        *(worker.python or sys.executable, "-P", "-m", "cluster", "worker", address),
+        *(worker.python or sys.executable, "-P", "-m", "cluster", "worker", dialled(address)),
         *("--name", worker.name),
         *("--slots", slots),
         *("--authkey-file", str(key_file(config, "worker"))),
-        *("--scratch", str(runtime.folder / "scratch")),  # gone with the folder, whatever was killed
         *("--drain-timeout", write_duration(config.drain.timeout)),
         *_log(config),
+        *_security(config, files_of(config, Role.WORKER, worker.name)),
     ]
     for kind, many in sorted(worker.resources.items()):
         command += ["--resource", f"{kind}={many}"]
@@ -135,4 +152,10 @@ def _worker_command(config: Config, worker: Worker, address: str, runtime: Runti
         command += ["--label", f"{label}={text}"]
     if worker.max_jobs_per_child is not None:
         command += ["--max-jobs-per-child", str(worker.max_jobs_per_child)]
+    if worker.user is None:
+        command += ["--scratch", str(runtime.folder / "scratch")]  # gone with the folder, whatever was killed
+    else:
+        command += ["--user", worker.user]  # who can't get into that folder: the worker's own default
+    for limit, value in sorted(worker.limits.items()):
+        command += ["--limit", f"{limit}={value}"]
     return tuple(command)

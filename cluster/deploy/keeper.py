@@ -5,7 +5,8 @@
                      └── run/NAME/*.json           └── logs/*.log
 
 It has one thread, which sleeps on a pidfd of each process (so that a death is noticed at once, adopted processes
-included), on the pipe of each that is not ready yet, and on signals. Whatever wakes it, it looks at every part.
+included), on the pipe of each that is not ready yet, and on signals. Whatever wakes it, it looks at every part. With TLS it
+has certificates looked at once a day (renewal.py).
 
     SIGTERM, SIGINT   workers drain, then the master, then it ends; the second time everything is killed
     SIGQUIT           everything is killed at once
@@ -35,6 +36,7 @@ from pathlib import Path
 from cluster.deploy.commands import Part, log_of, parts_of, running_parts
 from cluster.deploy.kept_part import KeptPart
 from cluster.deploy.processes import name_process
+from cluster.deploy.renewal import Renewal
 from cluster.deploy.runtime import Runtime
 from cluster.deploy.schema import Config
 from cluster.log_lines import set_up_log
@@ -47,6 +49,7 @@ LOG_LEVEL = "info"
 TURN_SECONDS = 1.0
 # Above the drain timeout, within which a process should have ended by itself.
 GRACE_SECONDS = 5.0
+NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Keeper:
@@ -60,6 +63,7 @@ class Keeper:
         self._max_log_bytes = config.log.max_size
         self._stops = 0
         self._is_hopeful = False  # SIGHUP came
+        self._renewal = Renewal(runtime.folder, time.monotonic()) if config.master.tls != "off" else None
 
     def run(self) -> None:
         """Keep, until stopped; returns when no part runs any more."""
@@ -71,6 +75,8 @@ class Keeper:
                 if self._stops and all(part.is_over for part in self._parts):
                     return
                 self._rotate_logs()
+                if self._renewal is not None:
+                    self._renewal.look(time.monotonic())
                 self._sleep(alarm)
 
     # --- one turn ---------------------------------------------------------------------------------------------------
@@ -120,7 +126,7 @@ class Keeper:
         for log in self._logs:
             with contextlib.suppress(OSError):
                 if log.stat().st_size > self._max_log_bytes:
-                    shutil.copyfile(log, log.with_name(log.name + ".1"))
+                    _copy(log, log.with_name(log.name + ".1"))
                     os.truncate(log, 0)  # whoever writes appends, and goes on at the new end
 
     # --- signals and adoption -----------------------------------------------------------------------------------------
@@ -183,6 +189,13 @@ def keep(folder: Path, environment: Mapping[str, str], on_kept: Callable[[], Non
     return 0
 
 
+def _copy(log: Path, full: Path) -> None:
+    """Over the one before, with the mode of the log and not of the umask, and behind nobody's link."""
+    full.unlink(missing_ok=True)
+    with log.open("rb") as source, open(os.open(full, NEW_FLAGS, 0o600), "wb") as target:  # noqa: PTH123 - a descriptor
+        shutil.copyfileobj(source, target)
+
+
 @contextlib.contextmanager
 def _sole_keeper(folder: Path) -> Iterator[bool]:
     descriptor = os.open(folder / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -210,7 +223,7 @@ def main() -> int:
         os.write(writing, b"k")
         os.close(writing)
 
-    return keep(Path(sys.argv[1]), os.environ, on_kept)
+    return keep(Path(sys.argv[2]), os.environ, on_kept)  # behind `--run`
 
 
 if __name__ == "__main__":

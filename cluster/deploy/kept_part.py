@@ -23,6 +23,7 @@ from cluster.deploy.commands import Part
 from cluster.deploy.processes import NOBODY, ProcessName, name_process
 from cluster.deploy.runtime import PartRecord, Runtime
 from cluster.log_lines import message_of
+from cluster.wire.folders import make_private
 
 LOG = logging.getLogger("cluster.keeper")
 
@@ -34,6 +35,7 @@ MAX_DELAY_SECONDS = 10.0
 SETTLED_SECONDS = 10.0
 MISTAKE_STATUS = 2  # the exit status of a user's mistake: the same again would end the same
 PASSING_STATUS = 75  # a master whose disk is full, or does not answer: once it has worked, it will again
+LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _TAIL_BYTES = 4096
 _WHO_SAYS_IT = re.compile(r"^cluster(?: \w+)?: ")
 
@@ -99,9 +101,9 @@ class KeptPart:
 
     def _spawn(self) -> None:
         log_path = Path(self.part.log)
-        log_path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(log_path.parent)
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log = os.open(log_path, LOG_FLAGS, 0o600)
         try:
             self._log_offset = os.fstat(log).st_size
             self._child = subprocess.Popen(

@@ -47,15 +47,20 @@ class LaunchedCluster(Cluster):
                     raise
 
     def _dial(self) -> RemoteJobsDesk:
-        from pathlib import Path
-
         from cluster.deploy import lifecycle
+        from cluster.deploy.commands import key_file
+        from cluster.deploy.tls import files_of
         from cluster.wire.address import parse_address
-        from cluster.wire.keys import load_key
+        from cluster.wire.keys import Role, load_key
         from cluster.wire.remote_jobs import RemoteJobsDesk
 
-        key = load_key(Path(self.config.master.keys, "client.key"))
-        return RemoteJobsDesk(parse_address(lifecycle.address_of(self.config)), key)
+        config = self.config
+        return RemoteJobsDesk(
+            parse_address(lifecycle.address_of(config)),
+            load_key(key_file(config, Role.CLIENT)),
+            tls=files_of(config, Role.CLIENT),
+            insecure=config.master.insecure,
+        )
 
 
 def launch(file: str | os.PathLike[str], **overrides: Any) -> Cluster:  # noqa: ANN401 - values of any key

@@ -24,11 +24,14 @@ import msgspec
 
 from cluster.deploy.commands import log_of, parts_of, running_parts
 from cluster.deploy.keeper import GRACE_SECONDS
+from cluster.deploy.kept_part import LOG_FLAGS
 from cluster.deploy.processes import MARK, ProcessName, marked_processes, wait_gone
 from cluster.deploy.runtime import Runtime, Snapshot
 from cluster.deploy.schema import Config
+from cluster.deploy.tls import dialled, prepare
 from cluster.errors import ClusterError, MasterUnavailable, Refused
 from cluster.wire.address import parse_address
+from cluster.wire.folders import make_private, require_unshared
 
 UP_SECONDS = 60.0
 _POLL_SECONDS = 0.02
@@ -63,6 +66,7 @@ def up(config: Config, *, timeout_seconds: float = UP_SECONDS, python_path: Sequ
             if not record.process.is_alive():
                 runtime.forget_part(name)  # so that what is read below is what this keeper wrote
         try:
+            prepare(config)
             _see_to_keeper(runtime, config)
             _wait_ready(runtime, config, deadline)
         except BaseException:
@@ -90,9 +94,9 @@ def down(config: Config, *, now: bool = False) -> int:
 
 
 def address_of(config: Config) -> str:
-    """Where the cluster listens: what it was brought up as, else what the file says."""
+    """Where this host's programs find the cluster: by what it was brought up as, else by what the file says."""
     snapshot = Runtime.of(config).snapshot()
-    return config.master.bind if snapshot is None else snapshot.address
+    return dialled(config.master.bind if snapshot is None else snapshot.address)
 
 
 # --- up -----------------------------------------------------------------------------------------------------------
@@ -112,9 +116,10 @@ def _settle_snapshot(runtime: Runtime, config: Config, python_path: tuple[str, .
             )
     for folder in _folders(config):
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
         except OSError as error:
             raise Refused(f"the folder {folder} can't be made: {error.strerror}") from error
+    require_unshared(Path(config.log.dir))
     snapshot = Snapshot.of(config, _settle_address(config.master.bind), python_path)
     runtime.write_snapshot(snapshot)
     return snapshot
@@ -156,27 +161,27 @@ def _see_to_keeper(runtime: Runtime, config: Config) -> None:
     if keeper is not None and keeper.signal(signal.SIGHUP):
         return
     log = log_of(config, "keeper")
-    with log.open("ab") as output:
+    with open(os.open(log, LOG_FLAGS, 0o600), "ab") as output:  # noqa: PTH123 - a descriptor
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "cluster.deploy.keeper", str(runtime.folder)],
+            [sys.executable, "-P", "-m", "cluster.deploy.keeper", MARK, runtime.mark],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=_keeper_environment(runtime),
+            env=_keeper_environment(),
             check=False,
         )
     if done.returncode:
         raise ClusterError(f"the keeper of cluster {config.name!r} did not start: {_last_line(log)}; see {log}")
 
 
-def _keeper_environment(runtime: Runtime) -> dict[str, str]:
+def _keeper_environment() -> dict[str, str]:
     """Ours, without what is meant for clients, and so that its Python finds this very package."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("CLUSTER_")}
     root = str(Path(__file__).parents[2])
     if root not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:  # a checkout that is not installed
         paths = [*environment.get("PYTHONPATH", "").split(os.pathsep), root]
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
-    return {**environment, MARK: runtime.mark}
+    return environment
 
 
 def _wait_ready(runtime: Runtime, config: Config, deadline: float) -> None:

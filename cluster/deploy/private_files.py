@@ -89,9 +89,12 @@ def read_checked(path: Path, *, is_secret: bool) -> bytes:
         if path.is_symlink():
             raise Refused(f"{path} is a symbolic link; put the file itself there") from None
         raise Refused(f"{path} can't be read: {error.strerror}") from error
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+    try:
         _require_ours(path, os.fstat(descriptor), is_secret=is_secret)
-        data = file.read(MAX_FILE_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
         raise Refused(f"{path} is larger than {MAX_FILE_BYTES} bytes; that is another file")
     return data

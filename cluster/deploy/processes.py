@@ -4,14 +4,16 @@ A pid is used again. The moment of birth, in the kernel's own ticks since this b
 process. Before a signal is sent the process is pinned by a pidfd and its birth is looked at again, so that a signal can
 never reach somebody else.
 
-Whatever is started for a cluster carries `CLUSTER_RUN=<folder>` in its environment, and so do the processes that come of
-it. That is how those are found whose record was never written, because whoever started them died in that instant.
+Whatever is started for a cluster carries `--run <folder>` in its command line. That is how those are found whose record was
+never written, because whoever started them died in that instant. (Not in the environment: a process that holds keys hides
+it, from others of its user too.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
 import time
@@ -21,7 +23,7 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
-MARK = "CLUSTER_RUN"
+MARK = "--run"
 _POLL_SECONDS = 0.01
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _START_FIELD = 22 - 3  # of /proc/PID/stat, counted behind the command's name (proc(5))
@@ -105,10 +107,12 @@ def marked_processes(mark: str) -> Iterator[tuple[ProcessName, list[str]]]:
     """Every living process of this user that carries the mark, and its command line."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+            # Anybody may write anything on a command line: those of other users don't count.
+            if process.pid != os.getpid() and process.uids().real == os.getuid():
+                command = process.cmdline()
                 name = name_process(process.pid)
-                if name.birth:
-                    yield name, process.cmdline()
+                if name.birth and (MARK, mark) in itertools.pairwise(command):
+                    yield name, command
 
 
 def wait_gone(names: Iterable[ProcessName], timeout_seconds: float) -> list[ProcessName]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cluster.deploy.quantities import read_delay, read_duration, read_size
-from cluster.deploy.schema import Config, NotYet, Threads
+from cluster.deploy.schema import Certificate, Config, NotYet, Threads
 
 _HEAD = """\
 # Configuration
@@ -88,7 +88,9 @@ def _name_of(kind: Any) -> str:  # noqa: ANN401 - types of any shape
         return f"names, each with {_name_of(inner[1])}"
     if kind is Threads:
         return "`{threads: N}`"
-    names = {str: "text", int: "whole number", float: "number", Any: "text"}
+    if kind is Certificate:
+        return "`{ca: FILE, cert: FILE, key: FILE}`"
+    names = {bool: "`true` or `false`", str: "text", int: "whole number", float: "number", Any: "text"}
     return names.get(kind) or ("section" if isinstance(kind, type) and issubclass(kind, BaseModel) else "text")
 
 
@@ -96,6 +98,8 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is None or value in ("", [], {}, [{}]):
         return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"`{value}`" if not isinstance(value, dict) else ""
 
 

@@ -27,6 +27,7 @@ from msgspec import Struct
 from cluster.deploy.processes import ProcessName
 from cluster.deploy.schema import Config
 from cluster.errors import Refused
+from cluster.wire.folders import make_private, require_unshared
 
 _LOCK_POLL_SECONDS = 0.05
 
@@ -80,7 +81,7 @@ class Runtime:
 
     @property
     def mark(self) -> str:
-        """What the environment of each process of this cluster says (`processes.MARK`)."""
+        """What the command line of each process of this cluster says behind `processes.MARK`."""
         return str(self.folder)
 
     # --- what runs --------------------------------------------------------------------------------------------------
@@ -124,8 +125,8 @@ class Runtime:
 
     def make(self) -> None:
         """Make the folder, private."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o700, exist_ok=True)
+        make_private(self.folder)
+        require_unshared(self.folder)
 
     def remove(self) -> None:
         """Drop the folder with all that is in it; only by who holds the lock."""

@@ -21,6 +21,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     PrivateAttr,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -28,12 +29,13 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from cluster.core.bounds import FACTORS
-from cluster.deploy.identity import NAME
-from cluster.deploy.quantities import Delay, Duration, Size
+from cluster.deploy.identity import NAME, check_hosts
+from cluster.deploy.quantities import Delay, Duration, Size, read_size
 from cluster.errors import Refused
 from cluster.master.retention import check_max_bytes
 from cluster.store.locate import open_store
 from cluster.wire.address import parse_address
+from cluster.worker import limits
 
 # Logs and records of these lie beside the workers'.
 RESERVED_NAMES = frozenset({"master", "keeper"})
@@ -86,17 +88,12 @@ def _read_bind(text: str, info: ValidationInfo) -> str:
     if scheme == "unix" and rest:
         text = f"unix://{_absolute(rest, info)}"
     try:
-        address = parse_address(text)
+        parse_address(text)
     except Refused as error:
         raise ValueError(str(error)) from error
     path = text.removeprefix("unix://")
     if path != text and len(path.encode()) > MAX_SOCKET_PATH_BYTES:
         raise ValueError(f"the socket's path {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; choose a shorter one")
-    if not address.is_loopback:
-        raise ValueError(
-            f"{text} can be reached from other machines, which needs tls, and tls is not there yet; "
-            f"bind tcp://127.0.0.1:7601 or unix://PATH"
-        )
     return text
 
 
@@ -111,16 +108,54 @@ def _read_store(text: str, info: ValidationInfo) -> str:
     return text
 
 
-def _read_off(value: object) -> object:
-    # YAML 1.1 reads the bare word `off` as false.
-    return "off" if value is False else value
-
-
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 Bind = Annotated[str, AfterValidator(_read_bind)]
 StoreUrl = Annotated[str, AfterValidator(_read_store)]
 Name = Annotated[str, Field(pattern=NAME)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+# --- certificates ---------------------------------------------------------------------------------------------------
+
+
+class Certificate(Section):
+    """The master's certificate, its key, and the authority that signed it and all others of the cluster."""
+
+    ca: PathText
+    cert: PathText
+    key: PathText
+
+
+Tls = Literal["off", "auto"] | Certificate
+
+
+def _read_tls(value: object, info: ValidationInfo) -> Tls:
+    if value is False or value == "off":  # YAML 1.1 reads the bare word as false
+        return "off"
+    if value == "auto":
+        return "auto"
+    if isinstance(value, Certificate):
+        return value
+    if isinstance(value, dict) and set(value) == set(Certificate.model_fields):
+        try:
+            return Certificate.model_validate(value, context=info.context)
+        except ValidationError:
+            pass  # one sentence for all that it can be
+    raise ValueError(
+        f"{value!r} is no way to have TLS; write off, auto (certificates are made at `up`), "
+        f"or {{ca: FILE, cert: FILE, key: FILE}}"
+    )
+
+
+def _write_tls(tls: Tls) -> object:
+    return tls if isinstance(tls, str) else tls.model_dump()
+
+
+def _read_hosts(hosts: list[str]) -> list[str]:
+    try:
+        return list(check_hosts(hosts)) if hosts else []
+    except Refused as error:
+        raise ValueError(str(error)) from error
 
 
 # --- the master and what it keeps -----------------------------------------------------------------------------------
@@ -142,12 +177,33 @@ class Master(Section):
         "Folder of client.key, worker.key and admin.key; made on first start. The folder `run` beside it "
         "holds what runs.",
     )
-    tls: Annotated[Any, BeforeValidator(_read_off), NotYet("tls", "off")] = key(
-        "off", "`off`, `auto`, or files of a certificate."
+    tls: Annotated[Tls, PlainValidator(_read_tls), PlainSerializer(_write_tls)] = key(
+        "off",
+        "`off`; `auto`: a private authority and certificates in the folder `tls` beside `keys`, made and renewed at `up`; "
+        "or `{ca: FILE, cert: FILE, key: FILE}`. See [across hosts](../how-to/tls.md).",
+    )
+    hosts: Annotated[list[str], AfterValidator(_read_hosts)] = key(
+        [], "What others dial to reach it, besides what `tls: auto` finds out: names and addresses for its certificate."
+    )
+    insecure: bool = key(
+        False,  # noqa: FBT003 - a default, as the file would say it
+        "`true`: listen where other machines get to, without TLS. Whoever can read or alter what goes over the network "
+        "then reads every job and runs code on the workers; each start warns.",
     )
     web: Annotated[Any, NotYet("the web dashboard", None)] = key(
         None, "Where the dashboard and the HTTP interface listen."
     )
+
+    @model_validator(mode="after")
+    def _is_safe_where_it_listens(self) -> Master:
+        if self.insecure and self.tls != "off":
+            raise ValueError("insecure is for a master without tls; leave one of the two out")
+        if self.tls == "off" and not self.insecure and not parse_address(self.bind).is_loopback:
+            raise ValueError(
+                f"{self.bind} can be reached from other machines, which needs tls; write tls: auto, "
+                f"or bind tcp://127.0.0.1:7601 or unix://PATH"
+            )
+        return self
 
 
 class Defaults(Section):
@@ -241,6 +297,24 @@ def _write_slots(slots: Slots) -> object:
     return {"threads": slots.threads} if isinstance(slots, Threads) else slots
 
 
+def _read_limits(value: object) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is no section of limits; write for instance {{nofile: 1024, fsize: 10GB}}")  # noqa: TRY004
+    read: dict[str, int] = {}
+    for name, said in value.items():
+        if name in limits.SIZES and said != 0:
+            read[name] = read_size(said)
+        elif type(said) is int:
+            read[str(name)] = said
+        else:
+            raise ValueError(f"limit {name}: {said!r} is no whole number")
+    try:
+        limits.read_limits(read)
+    except Refused as error:
+        raise ValueError(str(error)) from error
+    return read
+
+
 def _read_host(value: str) -> str:
     if value != "localhost":
         raise ValueError(f"host {value!r}: workers on other machines are not there yet; write localhost")
@@ -280,7 +354,14 @@ class Worker(Section):
     max_jobs_per_child: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = key(
         None, "A slot's process is replaced by a fresh one after so many jobs."
     )
-    user: Annotated[str | None, NotYet("another user", None)] = key(None, "Who it runs as.")
+    user: Annotated[str, Field(pattern=NAME)] | None = key(
+        None, "Who its jobs run as, if not whoever runs `up`: a name or number in quotes. Only root can do that."
+    )
+    limits: Annotated[dict[str, int], PlainValidator(_read_limits)] = key(
+        {},
+        "The system's limits on each of its processes (setrlimit): `as`, `core`, `cpu`, `fsize`, `nofile`, `nproc`; sizes may "
+        "be written as texts. `core` is 0 unless it is here.",
+    )
     port: Annotated[int, NotYet("ssh", 22)] = key(22, "Of the host's ssh server.")
     setup: Annotated[list[str], NotYet("setup", [])] = key([], "Commands to run first.")
     venv: Annotated[str | None, NotYet("venv", None)] = key(None, "Environment to make.")

@@ -10,6 +10,7 @@ from cluster.deploy.commands import key_file, parts_of, running_parts
 from cluster.deploy.processes import NOBODY, ProcessName
 from cluster.deploy.runtime import PartRecord, Runtime, Snapshot
 from cluster.deploy.schema import Config, Threads, Worker
+from cluster.deploy.tls import dialled, files_of
 from cluster.embedded.cpus import usable_cpus
 from cluster.errors import ClusterError
 from cluster.wire.address import parse_address
@@ -49,6 +50,7 @@ class WorkerStatus(Struct, frozen=True):
     restarts: int = 0
     trouble: str = ""
     health: Health | None = None  # None: the master has not heard from it
+    is_kept: bool = True  # False: it was started by hand, here or on another host, and no keeper restarts it
 
 
 class Status(Struct, frozen=True):
@@ -58,7 +60,7 @@ class Status(Struct, frozen=True):
     state: str  # "up", "degraded" (some part is not ready, or no keeper watches), "down"
     keeper: int  # its pid; 0: none runs
     master: MasterStatus
-    workers: tuple[WorkerStatus, ...]
+    workers: tuple[WorkerStatus, ...]  # the file's, in its order; then those that joined by hand and are not lost
 
 
 def status(config: Config) -> Status:
@@ -69,7 +71,7 @@ def status(config: Config) -> Status:
     running = running_parts(parts_of(snapshot, runtime, {}), runtime)
     keeper = runtime.keeper()
     records = runtime.recorded()
-    info, workers, stats = _ask(config, snapshot.address) if "master" in running else (None, (), None)
+    info, workers, stats = _ask(config, dialled(snapshot.address)) if "master" in running else (None, (), None)
     master = _master(config, snapshot.address, _now(records.get("master"), running.get("master")), info)
     if stats is not None:
         master = structs.replace(master, security=stats.security)
@@ -82,7 +84,10 @@ def status(config: Config) -> Status:
         states = {master.state, *(worker.state for worker in told)}
         is_whole = keeper is not None and states == {"ready"}
         state = "up" if is_whole else "degraded"
-    return Status(config.name, state, 0 if keeper is None else keeper.pid, master, told)
+    # Nobody promised that these would be there, so the state above does not depend on them.
+    named = {worker.name for worker in config.workers}
+    joined = tuple(_joined(info) for info in workers if info.state != "lost" and info.name not in named)
+    return Status(config.name, state, 0 if keeper is None else keeper.pid, master, told + joined)
 
 
 def _now(record: PartRecord | None, process: ProcessName | None) -> PartRecord:
@@ -98,18 +103,25 @@ def _now(record: PartRecord | None, process: ProcessName | None) -> PartRecord:
 def _ask(config: Config, address: str) -> tuple[MasterInfo | None, tuple[WorkerInfo, ...], Stats | None]:
     """What the master says of itself, its workers and its counters; None: it does not answer."""
     try:
-        key = load_key(key_file(config, Role.CLIENT))
         return (
-            _call("admin", "ping", address, key),
-            _call("jobs", "workers", address, key),
-            _call("jobs", "stats", address, key),
+            _call(config, address, "admin", "ping"),
+            _call(config, address, "jobs", "workers"),
+            _call(config, address, "jobs", "stats"),
         )
     except ClusterError:
         return None, (), None
 
 
-def _call(desk: str, method: str, address: str, key: Any) -> Any:  # noqa: ANN401 - any call's answer
-    proxy = connect_desk(desk, parse_address(address), Role.CLIENT, key, patience_seconds=PATIENCE_SECONDS)
+def _call(config: Config, address: str, desk: str, method: str) -> Any:  # noqa: ANN401 - any call's answer
+    proxy = connect_desk(
+        desk,
+        parse_address(address),
+        Role.CLIENT,
+        load_key(key_file(config, Role.CLIENT)),
+        patience_seconds=PATIENCE_SECONDS,
+        tls=files_of(config, Role.CLIENT),
+        insecure=config.master.insecure,
+    )
     try:
         return proxy.call(method, Nothing(), timeout=PATIENCE_SECONDS)
     finally:
@@ -148,6 +160,20 @@ def _worker(worker: Worker, record: PartRecord, known: tuple[WorkerInfo, ...]) -
         restarts=record.restarts,
         trouble=record.trouble or ("" if info is None else info.trouble),
         health=None if info is None else info.health,
+    )
+
+
+def _joined(info: WorkerInfo) -> WorkerStatus:
+    return WorkerStatus(
+        name=info.name,
+        host=info.host,
+        pid=info.pid,
+        state=info.state,
+        slots=info.slots,
+        running=info.running,
+        trouble=info.trouble,
+        health=info.health,
+        is_kept=False,
     )
 
 

@@ -80,6 +80,7 @@ class Master:
         retention: Retention | None = None,
     ) -> None:
         self.store = store
+        store.on_tampered = _audit
         self.settings = settings or Settings()
         self.defaults = defaults  # told to clients, which write them into their jobs; the board goes by the jobs
         self.retention = retention or Retention()
@@ -108,9 +109,6 @@ class Master:
             StoreError: it can't be opened as it is.
         """
         opening = self.store.open()
-        for sentence in opening.tampered:
-            LOG.error("store %s: %s", self.store.url, sentence)
-            AUDIT.record(Kind.RECORD_TAMPERED, origin="store", reason=sentence)
         self.epoch = opening.epoch
         self.board = Board(self.settings, epoch=opening.epoch, next_seq=opening.next_seq)
         self.board.last_tick = self.clock.mono()  # it may be stopped before its first tick, and must notice that too
@@ -194,10 +192,10 @@ class Master:
                 admitted.append(effect.job)
             elif isinstance(effect, TellGranted):
                 self._grant(effect)
-            elif isinstance(effect, TellRefused):
-                self._refuse(effect)
             elif isinstance(effect, AttemptFailed):
                 failed.append(effect)
+            elif isinstance(effect, TellRefused):
+                self._refuse(effect)
         if failed:
             self.obituaries.write(failed, self.clock.wall())
         for session, jobs in accepted.items():
@@ -280,3 +278,8 @@ class Master:
         if grace_seconds <= 0:
             self.decide(events.Tick())
         self.committer.kick()
+
+
+def _audit(sentence: str) -> None:
+    """The store has come across a record that is not what was written; its own line in the log names table and job."""
+    AUDIT.record(Kind.RECORD_TAMPERED, origin="store", reason=sentence)

@@ -39,10 +39,13 @@ from cluster.master.served_work import ServedWorkDesk
 from cluster.master.statistics import StatisticsDuty
 from cluster.store.locate import open_store
 from cluster.store.passing import may_pass
-from cluster.wire.address import parse_address
+from cluster.wire.address import parse_address, warn_if_open
+from cluster.wire.audit import AUDIT, Kind
+from cluster.wire.hiding import hide_memory
 from cluster.wire.keys import load_key, make_keys
 from cluster.wire.manager import ClusterManager
 from cluster.wire.server import ClusterServer
+from cluster.wire.tls import TlsFiles
 
 LOG = logging.getLogger("cluster.master")
 
@@ -70,6 +73,8 @@ class MasterConfig(Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     log_format: str = "text"  # or "json"
     ready_fd: int = -1  # where to say "ready ADDRESS", once; -1: nowhere
+    tls: TlsFiles | None = None  # then callers must have certificates too, and may be on other hosts
+    insecure: bool = False  # let them be there without TLS
 
 
 def run_master(config: MasterConfig) -> int:
@@ -81,6 +86,7 @@ def run_master(config: MasterConfig) -> int:
         try:
             set_up_log(config.log_level, config.log_format)
             _raise_descriptor_limit()
+            hide_memory()
             service = Service(config)
         except ClusterError as error:
             tell_mistake("cluster master", error)
@@ -112,6 +118,10 @@ class Service:
         """Take the store and bind the address. Raises `ClusterError`, and then nothing is held."""
         self.is_to_drain = True
         address = parse_address(config.bind)
+        if config.insecure:
+            warn_if_open(LOG, address, is_guarded=config.tls is not None)
+            if config.tls is None and not address.is_loopback:
+                AUDIT.record(Kind.INSECURE_START, origin=str(address), reason="it listens beyond this host without TLS")
         with contextlib.ExitStack() as parts:
             keys = {role: load_key(path) for role, path in make_keys(config.keys).items()}
             settings = Settings(
@@ -127,7 +137,8 @@ class Service:
             self._work = ServedWorkDesk(self.master, config.heartbeat_interval_seconds)
             self._admin = ServedAdminDesk(self.master, self._shut_down)
             desks = {"jobs": self._jobs, "work": self._work, "admin": self._admin}
-            self.server: ClusterServer = ClusterManager(address, keys=keys, desks=desks).get_server()
+            manager = ClusterManager(address, keys=keys, desks=desks, tls=config.tls, insecure=config.insecure)
+            self.server: ClusterServer = manager.get_server()
             parts.callback(self.server.stop, 0.0)
             self._admin.address = str(self.server.address)
             self._statistics = StatisticsDuty(self.master)

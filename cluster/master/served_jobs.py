@@ -15,12 +15,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from cluster.core.digests import is_genuine
 from cluster.core.printed import Piece
 from cluster.core.records import JobInfo, Outcome
 from cluster.errors import Refused, UnknownJob
 from cluster.master.jobs_desk import JobsDesk
 from cluster.master.told import ToldBook
 from cluster.wire import calls
+from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.calls import Opened, PageOfJobs, Told
 from cluster.wire.messages import JobHistory, JobParts, Stats, WorkerInfo
 from cluster.wire.peer import Peer
@@ -33,6 +35,7 @@ MAX_LISTEN_SECONDS = 30.0
 MAX_CANCEL_SECONDS = 60.0
 MAX_READ_SECONDS = 5.0
 MAX_PAGE_JOBS = 1000
+_MAX_NAME = 100  # of a function, in a refusal
 MAX_SESSIONS = 4096
 MAX_SESSIONS_PER_IDENTITY = 3072  # a program that opens them without end leaves some for others
 
@@ -81,11 +84,12 @@ class ServedJobsDesk:
         """Forget the session; its jobs go on."""
         self._drop(said.session)
 
-    def submit(self, _peer: Peer, said: calls.Submit) -> bool:
+    def submit(self, peer: Peer, said: calls.Submit) -> bool:
         """Admit jobs in this order; False if the session is unknown."""
         client = self._client(said.session)
         if client is None:
             return False
+        self._require_genuine(peer, said)
         # The board counts a chunk's items one by one, so a number that nothing stands behind would be work without end.
         hollow = next((spec for spec in said.jobs if spec.items > len(spec.args)), None)
         if hollow is not None:
@@ -97,6 +101,18 @@ class ServedJobsDesk:
                 self._desk.submit(client.number, said.jobs, said.functions, again=said.again)
                 client.last_batch = said.number
         return True
+
+    def _require_genuine(self, peer: Peer, said: calls.Submit) -> None:
+        """Refuse a function under a name that is not its own: another client's jobs would run it."""
+        known = self._master.board.shelf.blobs
+        for blob in said.functions:
+            # What is on the shelf under this name was looked at when it came; the lock is not needed to compare.
+            if blob != known.get(blob.digest) and not is_genuine(blob):
+                reason = f"function {blob.name[:_MAX_NAME]!r} came under a digest that is not its own; nothing of it is taken"
+                AUDIT.record(
+                    Kind.CALL_MALFORMED, origin=peer.address, role=peer.role.value, name=peer.name, reason=reason
+                )
+                raise Refused(f"{reason}; install the same version of cluster as the master's")
 
     def listen(self, _peer: Peer, said: calls.Listen) -> Told:
         """What the session is to be told since `seen`, once there is something."""

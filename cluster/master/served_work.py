@@ -16,12 +16,15 @@ too, so that nothing can be leased between the worker's word of what it has and 
 
 When the master dies, seats die with it, and every call of a worker is refused until it has registered again.
 
-Who may speak for a worker: whoever has the worker key and knows the worker's id, which holds a random incarnation and is
-told to nobody who has that key but to the worker itself.
+Who may speak for a worker: with TLS, whoever shows the certificate of the name that the worker's id begins with; to know
+an id is then of no use to another worker. Several workers may live under one certificate: a restarted one comes before its
+earlier life is given up, and they are one identity to the master, which logs it. Without TLS, whoever has the worker key and
+knows the worker's id, which holds a random incarnation and is told to nobody who has that key but to the worker itself.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -30,11 +33,14 @@ from typing import TYPE_CHECKING
 from cluster.core.records import Certificate, Ending, FunctionBlob, Lease, Report, Stop, WorkerId
 from cluster.errors import MasterUnavailable, Refused
 from cluster.master.work_desk import WorkDesk
+from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.calls import FetchFunction, Heartbeat, Register, Tell, Welcome, Work, WorkerArgs, WorkListen
 from cluster.wire.peer import Peer
 
 if TYPE_CHECKING:
     from cluster.master.master import Master
+
+LOG = logging.getLogger("cluster.master")
 
 # A worker that asks for longer is answered with nothing, and asks again.
 MAX_LISTEN_SECONDS = 30.0
@@ -127,14 +133,22 @@ class ServedWorkDesk:
         self._is_stopped = False
         self._registering = threading.Lock()  # a call that comes twice must see what its twin has done
 
-    def register(self, _peer: Peer, said: Register) -> Welcome:
+    def register(self, peer: Peer, said: Register) -> Welcome:
         """Give a worker its seat."""
+        _require_own(peer, said.hello.worker)
+        if peer.name and said.hello.name != peer.name:
+            raise _for_another(
+                peer, f"the certificate is of worker {peer.name}, which can't register as {said.hello.name!r}"
+            )
         with self._registering:
             self._require_open()
-            return self._register(said)
+            welcome = self._register(said)
+            self._note_namesakes(peer, said)
+            return welcome
 
-    def listen(self, _peer: Peer, said: WorkListen) -> Work:
+    def listen(self, peer: Peer, said: WorkListen) -> Work:
         """Wait for leases or orders."""
+        _require_own(peer, said.worker)
         seat = self._seat(said.worker)
         if said.number != seat.number:
             # It waited on its way since an earlier registration: what it has seen are that one's marks, and by them it
@@ -162,11 +176,12 @@ class ServedWorkDesk:
                 if answer is not None:
                     return answer
 
-    def tell(self, _peer: Peer, said: Tell) -> None:
+    def tell(self, peer: Peer, said: Tell) -> None:
         """Take what a worker has to say; its reports are committed on return.
 
         Reports of a worker that was lost, and whose seat is another's since, are counted before it is refused.
         """
+        _require_own(peer, said.worker)
         if self.take(said):
             self._wait_durable()
 
@@ -193,8 +208,9 @@ class ServedWorkDesk:
             self._work.give_back(said.worker, said.given_back)
         return bool(said.reports or said.stopped or said.given_back)
 
-    def heartbeat(self, _peer: Peer, said: Heartbeat) -> None:
+    def heartbeat(self, peer: Peer, said: Heartbeat) -> None:
         """Renew all of a worker's leases."""
+        _require_own(peer, said.worker)
         self._seat(said.worker)
         self._work.heartbeat(said.worker, said.health)
 
@@ -202,8 +218,9 @@ class ServedWorkDesk:
         """The pickled task of a lease."""
         return self._work.fetch_function(said.digest)
 
-    def leave(self, _peer: Peer, said: WorkerArgs) -> None:
+    def leave(self, peer: Peer, said: WorkerArgs) -> None:
         """A worker goes; what it still held is given back."""
+        _require_own(peer, said.worker)
         with self._lock:
             seat = self._seats.pop(said.worker, None)
         if seat is None:
@@ -245,6 +262,18 @@ class ServedWorkDesk:
             with self._lock:
                 self._seats[worker] = seat
         return seat.welcome
+
+    def _note_namesakes(self, peer: Peer, said: Register) -> None:
+        """Two that live under one certificate are a restart, or a copy of the certificate: an operator should know."""
+        if not peer.name:
+            return
+        with self._lock:
+            others = [worker for worker in self._seats if _is_of(peer.name, worker) and worker != said.hello.worker]
+        if others:
+            LOG.info(
+                "workers of one certificate: name=%s serial=%s origin=%s worker=%s earlier=%s",
+                peer.name, peer.serial, peer.address, said.hello.worker, ", ".join(others),
+            )  # fmt: skip
 
     def _seat(self, worker: WorkerId) -> Seat:
         self._require_open()
@@ -297,6 +326,23 @@ class ServedWorkDesk:
         committer.kick()
         if not is_durable.wait(MAX_COMMIT_SECONDS):
             raise MasterUnavailable(f"the store has not committed for {MAX_COMMIT_SECONDS:g} s; tell it again later")
+
+
+def _require_own(peer: Peer, worker: WorkerId) -> None:
+    """Raise `Refused` if the peer has proved another name than the worker's."""
+    if peer.name and not _is_of(peer.name, worker):
+        raise _for_another(
+            peer, f"the certificate is of worker {peer.name}, which can't speak for {worker}; each worker needs its own"
+        )
+
+
+def _for_another(peer: Peer, reason: str) -> Refused:
+    AUDIT.record(Kind.CALL_FOR_ANOTHER, origin=peer.address, role=peer.role.value, name=peer.name, reason=reason)
+    return Refused(reason)
+
+
+def _is_of(name: str, worker: WorkerId) -> bool:
+    return worker.rpartition("#")[0] == name
 
 
 def size_of(lease: Lease) -> int:

@@ -6,6 +6,9 @@
   of a backup, so it survives the database being put back. An opening goes beyond both; where the witness is missing, is
   another store's or is older than the database, nobody knows how far a later life came, and the epoch jumps.
 - whether the write-ahead log holds commits that the database lacks. An opening that finds so, and no log, refuses.
+- the number of a commit that was told. An opening that finds the log in use, and no commit so late, refuses: the log was
+  cut, or altered so that SQLite reads it no further. It is written after each commit and not synced: what a power failure
+  leaves of it is an earlier number, which asks for less.
 
 The file has a fixed size and is overwritten in place: a full disk must not keep a store from being closed.
 """
@@ -36,8 +39,10 @@ class Witness(Struct, frozen=True):
     epoch: int
     store: str  # which store's, by its key
     is_log_needed: bool
+    entry: int = 0  # of the journal: it and all before it were committed
 
 
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Witness).decode
 
 
@@ -47,6 +52,8 @@ class EpochFile:
     def __init__(self, store: str, path: Path) -> None:
         self._store = store
         self._path = path
+        self._said = Witness(0, "", is_log_needed=False)
+        self._descriptor = -1  # for `note`
 
     def read(self, key: bytes) -> Witness | None:
         """What it says of the store with this key; None if nothing, or nothing that can be read."""
@@ -72,12 +79,46 @@ class EpochFile:
 
     def write(self, key: bytes, epoch: int, *, is_log_needed: bool) -> None:
         """Say so, durably."""
-        text = msgspec.json.encode(Witness(epoch, _name_of(key), is_log_needed)).ljust(FILE_BYTES)
+        self._said = Witness(epoch, _name_of(key), is_log_needed)
+        text = _encode(self._said).ljust(FILE_BYTES)
+        self.close()
         try:
             if not self._overwrite(text):
                 self._create(text)
         except OSError as error:
             raise StoreError(self._store, f"{self._path} can't be written: {error}") from error
+
+    def note(self, entry: int) -> None:
+        """The log has the commit of this number. By the thread that commits, after each: one write, and no sync."""
+        said = self._said
+        with contextlib.suppress(OSError):  # then an earlier number stands there, and asks for less
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            text = _encode(Witness(said.epoch, said.store, said.is_log_needed, entry)).ljust(FILE_BYTES)
+            os.pwrite(self._descriptor, text, 0)
+
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def require_entry(self, key: bytes, last: int, log: Path) -> None:
+        """Refuse to go on without commits that were told.
+
+        Args:
+            key: the store's.
+            last: the latest commit that database and log have together.
+            log: for what is told.
+        """
+        witness = self.read(key)
+        if witness is not None and witness.is_log_needed and last < witness.entry:
+            raise StoreError(
+                self._store,
+                f"its log {log} was cut or altered since its last cluster died: commits that were acknowledged are gone "
+                f"({last:,} is the latest, {witness.entry:,} was there); put the log back, or restore a backup (to go on "
+                f"without them: `rm {self._path}`)",
+            )
 
     def log_merged(self, key: bytes) -> None:
         """The database has all that the log had."""

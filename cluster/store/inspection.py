@@ -21,6 +21,7 @@ from cluster.store.epochs import EpochFile
 from cluster.store.files import SCHEMA_VERSION, StoreFiles
 from cluster.store.lock import Possession
 from cluster.store.migrations import require_known, version_of
+from cluster.store.pruning import LAST
 from cluster.store.rows import BadSealError
 from cluster.store.seal import Seal, is_payload_of
 
@@ -63,7 +64,7 @@ def reading(store: str, files: StoreFiles) -> Iterator[tuple[sqlite3.Connection,
         if is_alone:
             if files.restoring.exists():
                 raise StoreError(store, "a restore was interrupted; run the same `cluster store restore` again")
-            EpochFile(store, files.epoch_file).require_log(key, files.wal)
+            require_whole_log(store, files, key)
         try:
             with contextlib.closing(open_to_read(files, is_alone=is_alone)) as connection:
                 yield connection, key
@@ -71,6 +72,30 @@ def reading(store: str, files: StoreFiles) -> Iterator[tuple[sqlite3.Connection,
             raise StoreError(store, reason(error, files.database, BUSY_SECONDS)) from error
     finally:
         possession.release()
+
+
+def require_whole_log(store: str, files: StoreFiles, key: bytes) -> None:
+    """Refuse a store that a cluster left without closing it, and whose log has not all that was acknowledged.
+
+    To be called alone, and before anything is opened to be written: who closes the last such connection merges the log.
+    """
+    epochs = EpochFile(store, files.epoch_file)
+    epochs.require_log(key, files.wal)
+    witness = epochs.read(key)
+    if witness is not None and witness.is_log_needed:
+        with contextlib.suppress(*COMPLAINTS), contextlib.closing(open_to_read(files, is_alone=True)) as connection:
+            epochs.require_entry(key, _last_entry(connection, key), files.wal)
+
+
+def _last_entry(connection: sqlite3.Connection, key: bytes) -> int:
+    """The number of the last commit; the highest that there can be, of a database that can't tell: others say why."""
+    reader, queries = rows.Reader(Seal(key)), sql.statements("queries.sql")
+    try:
+        ((entry,),) = connection.execute(queries["last_entry"])
+        meta = dict(reader.meta(row) for row in connection.execute(queries["meta"]))
+        return max(int(entry), rows.marks_from(meta.get("marks")).filed)
+    except (*COMPLAINTS, BadSealError, *rows.UNREADABLE):
+        return LAST
 
 
 def open_to_read(files: StoreFiles, *, is_alone: bool) -> sqlite3.Connection:
@@ -192,12 +217,12 @@ class _Inspector:
         self._reader.outcome(row[0], row[1], row[2:])
         digest, payload = row[6:8]
         if not is_payload_of(digest, payload):
-            raise BadSealError(f"the result of run {row[2]} of job {row[1]!r}")
+            raise BadSealError(f"the result of run {row[2]} of job {row[1]!r}", "outcomes", str(row[1]))
 
     def _requeue(self, row: Sequence[Any]) -> None:
         seq, job, run, at, mac = row
         if not self._seal.fits(mac, "requeues", seq, job, run, at):
-            raise BadSealError(f"requeue {run} of job {job!r}")
+            raise BadSealError(f"requeue {run} of job {job!r}", "requeues", str(job))
 
     def _each(self, query: str, compare: Callable[[Any], object]) -> None:
         for row in self._read(query):
@@ -212,7 +237,7 @@ class _Inspector:
         try:
             yield
         except BadSealError as error:
-            self._tell(f"{error} is not what this cluster wrote; it is left out of everything")
+            self._tell(f"{error} (table {error.table}); it is left out of everything")
         except rows.UNREADABLE as error:
             self._tell(f"a record can't be read by this version ({error}); use the newer one")
 

@@ -58,6 +58,7 @@ class MemoryStore:
 
     def __init__(self, max_ended: int = MAX_ENDED, max_ended_bytes: int = MAX_ENDED_BYTES) -> None:
         self.tampered: list[str] = []  # of the port; nothing here can be
+        self.on_tampered: Callable[[str], None] = lambda _: None
         self._max_ended = max_ended
         self._max_ended_bytes = max_ended_bytes
         self._lock = threading.Lock()

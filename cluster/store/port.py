@@ -45,9 +45,10 @@ class Store(Protocol):
     url: str
     # True: a commit is a few dictionary writes, so whoever appended to the log may carry it out itself.
     is_instant: bool
-    # One sentence for each tampered record that `open`, `live_jobs`, `functions` or `page` left out; it grows as they
-    # read, so `Opening.tampered` holds only what `open` itself came to.
+    # One sentence for each tampered record that was come across, also in the log as `tampered: table=... job=...`; it grows
+    # with reading, so `Opening.tampered` holds only what `open` itself came to.
     tampered: list[str]
+    on_tampered: Callable[[str], None]  # called with each of those, from whichever thread reads; must not block
 
     def open(self) -> Opening:
         """Take sole possession, check the format, raise the epoch. Raises `StoreError` and its kinds."""
@@ -96,7 +97,8 @@ class Store(Protocol):
     def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
         """Jobs with `seq > after`, ascending, without payloads (`spec.args` and `outcome.payload` empty).
 
-        With a terminal `state` only those in it.
+        With a terminal `state` only those in it. A tampered job is a dead letter whose certificate says so, and all that
+        is told of it is its name.
         """
 
     def prune(self, wall: float, is_needed: Callable[[JobId], bool], limit: int = 10_000) -> int:

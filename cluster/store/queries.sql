@@ -76,6 +76,10 @@ SELECT 1 FROM requests WHERE keep_until < :wall LIMIT 1;
 -- What an earlier opening committed and did not file.
 SELECT entry, body, mac FROM journal ORDER BY entry;
 
+-- name: last_entry
+-- The last of those.
+SELECT coalesce(max(entry), 0) FROM journal;
+
 -- name: meta
 -- What an opening must know.
 SELECT name, body, mac FROM meta;

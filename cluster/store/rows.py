@@ -77,6 +77,7 @@ class Marks(Struct, frozen=True, array_like=True):
 
     next_seq: int
     max_fence: Fence
+    filed: int = 0  # the last commit whose records are in the tables, by its number in the journal
 
 
 # What reading a body raises that was sealed by us, and not written by this version: another type, another state, text that
@@ -85,7 +86,16 @@ UNREADABLE = (MsgspecError, ValueError, RecursionError)
 
 
 class BadSealError(Exception):
-    """A row is not what was written; the text names it."""
+    """A row is not what was written."""
+
+    def __init__(self, what: str, table: str, job: str = "") -> None:
+        super().__init__(what, table, job)
+        self.what = what
+        self.table = table
+        self.job = job  # whose it is, or says that it is; empty: no job's
+
+    def __str__(self) -> str:
+        return f"{self.what} is not what this cluster wrote"
 
 
 _decode_job = msgspec.msgpack.Decoder(JobBody).decode
@@ -112,11 +122,11 @@ class Reader:
         """A row of `stories`, its payloads as they are there: the caller compares long ones with their digests."""
         seq, job, key, function, body, digest, args, mac, run, requeued_at, requeue_mac, *past = row
         said = (function, body, digest, b"" if digest is not None else args)
-        self._check(mac, f"job {job!r}", ("jobs", seq, job, key, *said))
+        self._check(mac, f"job {job!r}", ("jobs", seq, job, key, *said), job)
         if run is None:
             run = 1
         else:
-            self._check(requeue_mac, f"requeue {run} of job {job!r}", ("requeues", seq, job, run, requeued_at))
+            self._check(requeue_mac, f"requeue {run} of job {job!r}", ("requeues", seq, job, run, requeued_at), job)
         said_of_job = _decode_job(body)
         spec = JobSpec(
             job, self._shared_digest(function), args or b"", self._shared_options(said_of_job.options),
@@ -143,16 +153,16 @@ class Reader:
         """The same, its payloads compared with their digests."""
         stored = self.story(row, holder)
         if not is_payload_of(row[ARGS_DIGEST], row[ARGS]):
-            raise BadSealError(f"the arguments of job {stored.spec.id!r}")
+            raise BadSealError(f"the arguments of job {stored.spec.id!r}", "jobs", stored.spec.id)
         if not is_payload_of(row[PAYLOAD_DIGEST], row[PAYLOAD]):
-            raise BadSealError(f"the result of job {stored.spec.id!r}")
+            raise BadSealError(f"the result of job {stored.spec.id!r}", "outcomes", stored.spec.id)
         return stored
 
     def outcome(self, seq: int, job: JobId, row: Sequence[Any]) -> Outcome:
         """The columns of an outcome from `run` to `mac`."""
         run, state, keep_until, body, digest, payload, mac = row
         said = (seq, job, run, state, keep_until, body, digest, b"" if digest is not None else payload)
-        self._check(mac, f"the outcome of run {run} of job {job!r}", ("outcomes", *said))
+        self._check(mac, f"the outcome of run {run} of job {job!r}", ("outcomes", *said), job)
         said_of_outcome = _decode_outcome(body)
         return Outcome(
             job, run, JobState(state), said_of_outcome.ended, payload or b"", said_of_outcome.certificate,
@@ -166,7 +176,7 @@ class Reader:
     def output(self, seq: int, job: JobId, row: Sequence[Any]) -> bytes:
         """What a row of `outputs` holds."""
         run, fence, output, mac = row
-        self._check(mac, f"the output of run {run} of job {job!r}", ("outputs", seq, run, fence, output))
+        self._check(mac, f"the output of run {run} of job {job!r}", ("outputs", seq, run, fence, output), job)
         return bytes(output)
 
     def function(self, row: Sequence[Any]) -> FunctionBlob:
@@ -181,7 +191,7 @@ class Reader:
         """The same, its code compared with its digest."""
         blob = self.function(row)
         if not is_payload_of(row[2], blob.body):
-            raise BadSealError(function_name(blob.digest))
+            raise BadSealError(function_name(blob.digest), "functions")
         return blob
 
     def batch(self, row: Sequence[Any]) -> Batch:
@@ -216,12 +226,12 @@ class Reader:
 
     def _attempt(self, seq: int, job: JobId, row: Sequence[Any]) -> AttemptBody:
         run, fence, body, mac = row
-        self._check(mac, f"a failed attempt of job {job!r}", ("attempts", seq, job, run, fence, body))
+        self._check(mac, f"a failed attempt of job {job!r}", ("attempts", seq, job, run, fence, body), job)
         return _decode_attempt(body)
 
-    def _check(self, mac: object, what: str, said: tuple[Any, ...]) -> None:
+    def _check(self, mac: object, what: str, said: tuple[Any, ...], job: object = "") -> None:
         if not self._seal.fits(mac, *said):
-            raise BadSealError(what)
+            raise BadSealError(what, str(said[0]), str(job))
 
     def _shared_digest(self, digest: bytes) -> bytes:
         if len(self._digests) > MAX_SHARED:

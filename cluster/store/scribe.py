@@ -49,6 +49,7 @@ class Scribe:
         self._book = book
         self._next_seq = marks.next_seq
         self._max_fence = marks.max_fence
+        self._filed = marks.filed
         self._stored_marks = marks
         self._writers: dict[type, Callable[[Any, list[Row]], None]] = {
             Admitted: self._admitted,
@@ -65,9 +66,17 @@ class Scribe:
             Rebudgeted: self._rebudgeted,
         }
 
-    def rows(self, records: Iterable[Record]) -> list[Row]:
-        """The rows of one commit group. Call `written` once they are durable, or `rows` again with the next group."""
+    def rows(self, records: Iterable[Record], filed: int = 0) -> list[Row]:
+        """The rows of one commit group. Call `written` once they are durable, or `rows` again with the next group.
+
+        Args:
+            records: in their order.
+            filed: the number of the last commit among them; up to there the journal is over.
+        """
         rows: list[Row] = []
+        if filed:
+            self._filed = max(self._filed, filed)
+            rows.append(journal_over_row(filed))
         writers = self._writers
         for record in records:
             writers[type(record)](record, rows)
@@ -78,7 +87,7 @@ class Scribe:
 
     def marks(self) -> Marks:
         """The highest numbers given out so far."""
-        return Marks(self._next_seq, self._max_fence)
+        return Marks(self._next_seq, self._max_fence, self._filed)
 
     def marks_row(self) -> Row:
         """The row that says so."""

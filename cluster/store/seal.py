@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 from hashlib import blake2b
+from typing import NoReturn
 
 import msgspec
 
@@ -31,10 +32,15 @@ _encode = msgspec.msgpack.Encoder().encode
 class Seal:
     """Makes and checks the seals of one store. May be used from any thread."""
 
+    __slots__ = ("_key",)  # and so nothing that `vars` would show
+
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a store's key has {KEY_BYTES} bytes, not {len(key)}")
         self._key = key
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a store's seal is not pickled: it holds the key")
 
     def over(self, *said: Value) -> bytes:
         """The seal of a row; msgpack keeps "a", "bc" apart from "ab", "c"."""

@@ -42,15 +42,17 @@ from typing import Any
 from cluster.core.effects import Admitted, FunctionAdded, Record, StoredJob
 from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome
 from cluster.core.states import JobState
-from cluster.errors import StoreError, StoreFull, StoreTampered
+from cluster.errors import StoreError, StoreTampered
 from cluster.store import journal, migrations, rows, scribe, sql
-from cluster.store.connection import COMPLAINTS, is_disk_full, open_reader, open_writer, reason
+from cluster.store.aside import Aside
+from cluster.store.connection import COMPLAINTS, error_of, is_disk_full, open_reader, open_writer
 from cluster.store.epochs import EpochFile
 from cluster.store.files import StoreFiles
+from cluster.store.inspection import require_whole_log
 from cluster.store.leases import LeaseBook
 from cluster.store.lock import Possession
 from cluster.store.port import Opening, Room, without_payloads
-from cluster.store.pruning import Pruning
+from cluster.store.pruning import LAST, Pruning
 from cluster.store.rows import BadSealError
 from cluster.store.scribe import Row
 from cluster.store.seal import Seal, is_payload_of
@@ -73,7 +75,6 @@ EPOCH_BITS = 32
 # One read of `live_jobs` ends at whichever comes first.
 LIVE_JOBS_PER_READ = 5000
 MAX_BYTES_PER_READ = 16 << 20
-MAX_TAMPERED_NAMED = 1000
 
 # Kept from being closed, in forked children.
 _connections_of_parents: list[sqlite3.Connection] = []
@@ -85,9 +86,10 @@ class SqliteStore:
     is_instant = False
 
     def __init__(self, path: Path, *, busy_timeout_seconds: float = 5.0) -> None:
-        # It is shown and sent, and a file's name need not be text.
-        self.url = f"sqlite:///{os.fsencode(path).decode(errors='backslashreplace')}"
-        self.tampered: list[str] = []
+        self.url = f"sqlite:///{os.fsencode(path).decode(errors='backslashreplace')}"  # need not be text
+        self.on_tampered: Callable[[str], None] = lambda _: None
+        self._aside = Aside(self.url, lambda said: self.on_tampered(said))  # noqa: PLW0108 - whoever hears comes later
+        self.tampered = self._aside.sentences
         self._files = StoreFiles(self.url, path.absolute())
         self._possession = Possession(self.url, self._files.lock_file)
         self._epochs = EpochFile(self.url, self._files.epoch_file)
@@ -125,7 +127,7 @@ class SqliteStore:
         self._possession.acquire()
         try:
             self._key = self._files.prepare()
-            self._epochs.require_log(self._key, self._files.wal)
+            require_whole_log(self.url, self._files, self._key)
             self._pid = os.getpid()
             with self._told():
                 migrations.bring_up_to_date(self.url, self._files)
@@ -150,6 +152,7 @@ class SqliteStore:
             if writer is not None:
                 self._close_writer(writer)
             self._is_cut_off = False
+            self._epochs.close()
         self._possession.release()
 
     def _close_writer(self, writer: sqlite3.Connection) -> None:
@@ -182,18 +185,19 @@ class SqliteStore:
     def _begin(self, seal: Seal) -> Opening:
         """Read what recovery needs at once, raise the epoch, and make that durable."""
         self._records = rows.Reader(seal)
-        self.tampered.clear()
+        self._aside.clear()
         try:
             meta = dict(self._records.meta(row) for row in self._read("meta"))
         except BadSealError as error:
-            raise StoreTampered(self.url, f"{error} was altered; fences could repeat: restore it") from error
+            raise StoreTampered(self.url, f"{error}; fences could repeat: restore it") from error
         if meta.keys() != {"epoch", "marks"} and (meta or self._read("spread") != [(0,)]):
             raise StoreTampered(self.url, "its epoch or its marks are missing; fences could repeat: restore it")
+        marks = rows.marks_from(meta.get("marks"))
         epoch = self._epochs.next_epoch(self._key, int.from_bytes(meta.get("epoch", b""), "big"))
         self._epochs.write(self._key, epoch, is_log_needed=True)
         self._book = LeaseBook()
         self._read_leases()
-        self._scribe = scribe.Scribe(seal, self._book, rows.marks_from(meta.get("marks")))
+        self._scribe = scribe.Scribe(seal, self._book, marks)
         self._unfiled.clear()
         self._next_entry = (epoch << EPOCH_BITS) + 1  # never one that an earlier opening gave out
         self._file_journal()
@@ -208,7 +212,7 @@ class SqliteStore:
     def _file_journal(self) -> None:
         """File what an earlier opening committed and did not come to file."""
         for entry, body in self._sound(self._records.journaled, self._read("journal")):
-            self._write([*self._scribe.rows(journal.decode(body)), scribe.journal_over_row(entry)])
+            self._write(self._scribe.rows(journal.decode(body), entry))
             self._scribe.written()
 
     def _read_leases(self) -> None:
@@ -232,16 +236,19 @@ class SqliteStore:
                 entry, body = self._next_entry, journal.encode(records)
                 if len(body) > MAX_JOURNALED_BYTES:
                     self._file_pieces(to_the_end=True)
-                    self._write(self._scribe.rows(records))
+                    self._write(self._scribe.rows(records, entry))
                     self._require_files()
                     self._scribe.written()
                     self._follow_functions(records)
+                    self._next_entry += 1
+                    self._epochs.note(entry)
                     return
                 self._execute(
                     writer, "INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", self._scribe.journal_row(entry, body)
                 )
                 self._require_files()
                 self._next_entry += 1
+                self._epochs.note(entry)
             self._unfiled.append((entry, records, len(body)))
             self._unfiled_records += len(records)
             self._unfiled_bytes += len(body)
@@ -279,7 +286,7 @@ class SqliteStore:
                 piece += self._unfiled[count][1]
                 count += 1
             last = self._unfiled[count - 1][0]
-            self._write([*self._scribe.rows(piece), scribe.journal_over_row(last)])
+            self._write(self._scribe.rows(piece, last))
             self._scribe.written()
             self._follow_functions(piece)
             for _ in range(count):
@@ -425,7 +432,8 @@ class SqliteStore:
             cursor = self._require_open(self._reader).execute(self._queries["live_jobs"], query)
             for row in cursor:
                 found.append(row)
-                size += len(row[rows.ARGS])
+                args = row[rows.ARGS]  # a number, or nothing, if someone has put that there
+                size += len(args) if isinstance(args, bytes) else 0
                 if size > MAX_BYTES_PER_READ:
                     break
             cursor.close()
@@ -461,7 +469,7 @@ class SqliteStore:
                 for row in read("result_of", seq=seq, state=int(JobState.COMPLETED)):
                     outcome = self._records.outcome(seq, job, row)
                     if not is_payload_of(row[4], outcome.payload):
-                        raise BadSealError(f"the result of job {job!r}")
+                        raise BadSealError(f"the result of job {job!r}", "outcomes", job)
                     return outcome
         return None
 
@@ -503,11 +511,15 @@ class SqliteStore:
         return b"".join(output for _, output in self.outputs(job))
 
     def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
-        """See `Store.page`. Tampered jobs are left out, and named in `tampered`."""
+        """See `Store.page`. A tampered job stands there as a dead letter that says so."""
         self._file_all()
         with self._told():
             found = self._read("page", after=after, limit=limit, state=None if state is None else int(state))
-        return list(self._sound(self._listed_story, found))
+        listed = {row[0]: self._listed_story(row) for row in found}
+        if state is JobState.DEAD_LETTER:
+            # No query finds them. What comes behind a full page is of the next one.
+            listed |= self._aside.between(after, found[-1][0] if len(found) == limit else LAST)
+        return [listed[seq] for seq in sorted(listed)[:limit]]
 
     def size(self) -> int:
         """See `Store.size`."""
@@ -519,10 +531,18 @@ class SqliteStore:
             return next((self._whole_story(row) for row in self._read(query, **values)), None)
 
     def _whole_story(self, row: Sequence[Any]) -> StoredJob:
-        return self._records.whole_story(row, self._book.holder(row[0]))
+        try:
+            return self._records.whole_story(row, self._book.holder(row[0]))
+        except BadSealError as error:
+            self._aside.put(row, error)
+            raise
 
     def _listed_story(self, row: Sequence[Any]) -> StoredJob:
-        return without_payloads(self._records.story(row, self._book.holder(row[0])))
+        try:
+            return without_payloads(self._records.story(row, self._book.holder(row[0])))
+        except BadSealError as error:
+            self._aside.tell(error)
+            return self._aside.put(row, error)
 
     def _sound(self, read: Callable[[Any], Any], found: Iterable[Any]) -> Iterator[Any]:
         """What is as it was written; the rest is named and left out."""
@@ -530,8 +550,7 @@ class SqliteStore:
             try:
                 yield read(row)
             except BadSealError as error:
-                if len(self.tampered) < MAX_TAMPERED_NAMED:
-                    self.tampered.append(f"{error} is not what this cluster wrote; it is left out of everything")
+                self._aside.tell(error)
 
     def _read(self, query: str, **values: object) -> list[Any]:
         with self._reading:
@@ -573,11 +592,9 @@ class SqliteStore:
         try:
             yield
         except BadSealError as error:
-            raise StoreTampered(self.url, f"{error} is not what this cluster wrote; it was not used") from error
+            self._aside.tell(error)
+            raise StoreTampered(self.url, f"{error}; it was not used") from error
         except (*COMPLAINTS, OverflowError) as error:
-            said = reason(error, self._files.database, self._busy_timeout_seconds)
-            raise (StoreFull if is_disk_full(error) else StoreError)(self.url, said) from error
+            raise error_of(self.url, error, self._files.database, self._busy_timeout_seconds) from error
         except rows.UNREADABLE as error:
-            raise StoreError(
-                self.url, f"a record can't be read by this version ({error}); use the newer one"
-            ) from error
+            raise StoreError(self.url, f"a record can't be read by this version ({error}); use the newer") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 
 from msgspec import Struct
@@ -27,6 +28,9 @@ class Address(Struct, frozen=True):
     host: str = ""
     port: int = 0  # 0, where one may listen: any free one
     path: str = ""  # of a UNIX socket; empty for TCP
+    # TLS guards what goes there, or somebody has spelled out that nothing shall. Not part of the URL: whoever listens or
+    # dials sets it, at the last moment.
+    may_leave_host: bool = False
 
     def __str__(self) -> str:
         if self.path:
@@ -47,6 +51,16 @@ def is_loopback_ip(host: str) -> bool:
         return False
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return (mapped or ip).is_loopback
+
+
+def warn_if_open(log: logging.Logger, address: Address, *, is_guarded: bool) -> None:
+    """Have a log say, at every start, that what goes over this address can be read, changed and taken over."""
+    if not (is_guarded or address.is_loopback):
+        log.warning(
+            "insecure: %s is used without TLS; whoever is on the way can read all jobs and results, and run code "
+            "on the workers",
+            address,
+        )
 
 
 def parse_address(text: str) -> Address:

@@ -5,7 +5,8 @@
 An attacker chooses how many events there are, from how many addresses, and much of their text. So:
 
 - every event is counted, in total and by kind; the kinds are a closed list;
-- of one kind and origin there is one line in `QUIET_SECONDS`, of one kind at most `MAX_LINES`, from however many origins;
+- of one kind, origin and certificate there is one line in `QUIET_SECONDS`, of one kind at most `MAX_LINES`, from however
+  many origins; certificates count because nobody must hide another's event behind his own, and only proven ones do;
   what was left out is said by the next line, or by `flush` when nothing follows;
 - of origins at most `MAX_ORIGINS` are remembered; what was left out of one that is forgotten is said as `elsewhere`;
 - text that a peer may have chosen is cut, and what is not printable is escaped: one event is one line.
@@ -24,6 +25,8 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from msgspec import Struct
+
+from cluster.log_lines import in_one_line
 
 LOG = logging.getLogger("cluster.audit")
 
@@ -64,8 +67,11 @@ class Kind(StrEnum):
     SHORTAGE = "shortage"
 
 
+_Key = tuple[Kind, str, str, str]  # kind, origin, role, name
+
+
 class _Told(Struct):
-    """One kind and origin: when there was a line of it, and how many events since had none."""
+    """One kind, origin and identity: when there was a line of it, and how many events since had none."""
 
     at: float
     unsaid: int = 0
@@ -86,7 +92,7 @@ class Audit:
         self._mono = mono
         self._lock = threading.Lock()  # guards all of these
         self._counts: Counter[Kind] = Counter()
-        self._told: OrderedDict[tuple[Kind, str], _Told] = OrderedDict()  # the latest event last
+        self._told: OrderedDict[_Key, _Told] = OrderedDict()  # the latest event last
         self._windows: dict[Kind, _Window] = {}
 
     def record(self, kind: Kind, *, origin: str, reason: str, role: str = "", name: str = "") -> None:
@@ -101,7 +107,7 @@ class Audit:
         """
         with self._lock:
             self._counts[kind] += 1
-            left_out = self._may_say(kind, origin)
+            left_out = self._may_say((kind, origin, role, name))
         if left_out is not None:
             unsaid, elsewhere = left_out
             LOG.log(
@@ -125,7 +131,7 @@ class Audit:
         """Say how many events had no line, where no later event has said so."""
         with self._lock:
             left: Counter[Kind] = Counter({kind: window.elsewhere for kind, window in self._windows.items()})
-            for (kind, _), told in self._told.items():
+            for (kind, *_), told in self._told.items():
                 left[kind] += told.unsaid
                 told.unsaid = 0
             for window in self._windows.values():
@@ -134,21 +140,20 @@ class Audit:
             if count:
                 LOG.warning("%s: suppressed=%d reason=%s", kind.value, count, "more of the same, told in one line")
 
-    def _may_say(self, kind: Kind, origin: str) -> tuple[int, int] | None:
-        """Whether this event gets a line: then how many of this origin, and of others, had none; else None."""
-        now = self._mono()
+    def _may_say(self, key: _Key) -> tuple[int, int] | None:
+        """Whether this event gets a line: then how many of this key, and of others, had none; else None."""
+        now, kind = self._mono(), key[0]
         window = self._windows.get(kind)
         if window is None:
             window = self._windows[kind] = _Window(now)
         elif now - window.began >= QUIET_SECONDS:
             window.began, window.lines = now, 0
-        key = (kind, origin)
         told = self._told.get(key)
         is_quiet = told is None or now - told.at >= QUIET_SECONDS
         if told is None:
             told = self._told[key] = _Told(now - QUIET_SECONDS)
             if len(self._told) > MAX_ORIGINS:
-                (forgotten, _), last = self._told.popitem(last=False)
+                (forgotten, *_), last = self._told.popitem(last=False)
                 self._windows[forgotten].elsewhere += last.unsaid
         self._told.move_to_end(key)
         if not is_quiet or window.lines >= MAX_LINES:
@@ -162,8 +167,7 @@ class Audit:
 
 def inert(text: str) -> str:
     """A peer's text as it may stand in a log: cut, and in one line."""
-    cut = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}[...]"
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in cut)
+    return in_one_line(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}[...]")
 
 
 AUDIT = Audit()

@@ -32,7 +32,7 @@ from cluster.core.records import (
 from cluster.wire.keys import Role
 from cluster.wire.messages import Health, Hello, JobHistory, JobParts, Progress, Refusal, Stats, WorkerInfo
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 # --- the jobs desk --------------------------------------------------------------------------------------------------
 

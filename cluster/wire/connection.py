@@ -14,6 +14,8 @@ length, and waits for ever. This one is a `_ConnectionBase` too, over the socket
 - memory grows with what has arrived, never with what a header promises; and a server has a say before a long frame is
   received (`take_room`), so that many of them together stay within its bounds.
 
+With TLS the socket is exchanged for a `TlsStream` before the first frame, which bounds its waits itself.
+
 One thread at a time uses a connection. Others may only `interrupt()` it, which ends whatever it waits for; whoever uses
 it then closes it. After any error but a clean end the stream may be out of step, so the connection is only good for
 closing. A connection that a `fork` has copied belongs to the process that made it (`pid`); the copy may only be closed.
@@ -34,8 +36,11 @@ from multiprocessing.connection import _ConnectionBase, wait
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster.wire.peer import Peer
+from cluster.wire.tls_stream import TlsStream
 
 if TYPE_CHECKING:
+    from cluster.wire.tls import Identity
+
     _Base = _ConnectionBase[Any, Any]
 else:
     _Base = _ConnectionBase
@@ -48,6 +53,9 @@ FRAME_SECONDS = 60.0
 # is cut off after ten seconds. A line of 64 kbit/s that loses half of its packets is faster.
 FRAME_GRACE_SECONDS = 10.0
 MIN_BYTES_PER_SECOND = 1024
+# What is still read of whoever was refused, so that closing does not destroy the answer that is on its way.
+_LINGER_BYTES = 64 * 1024
+_LINGER_SECONDS = 2.0
 
 _HEADER_BYTES = 4
 # A frame up to this size is copied behind its header and read by one `recv`; a longer one is written with `sendmsg`.
@@ -75,10 +83,13 @@ class ClusterConnection(_Base):
 
     def __init__(self, sock: socket.socket, origin: str = "") -> None:
         self._socket = sock
+        self._line: socket.socket | TlsStream = sock  # what is read and written: the socket, or TLS upon it
+        self._is_interrupted = False
         super().__init__(sock.fileno())
         self.pid = os.getpid()
         self.origin = origin  # the other side's IP address, or "unix"
         # What the handshake found out. Written by the thread that did the handshake.
+        self.identity: Identity | None = None  # of the certificate, while the rest may still be refused
         self.peer: Peer | None = None
         self.max_frame_bytes = MAX_HANDSHAKE_BYTES
         # Asked with size and deadline before a long frame is received; raises to refuse it.
@@ -100,11 +111,11 @@ class ClusterConnection(_Base):
         try:
             if size <= _READ_BYTES:
                 data = header + body
-                sent = self._socket.send(data)
+                sent = self._line.send(data)
                 if sent != len(data):
                     self._send_rest([memoryview(data)[sent:]])
             else:
-                sent = self._socket.sendmsg((header, body))
+                sent = self._line.sendmsg((header, body))
                 if sent != size + _HEADER_BYTES:
                     self._send_rest([memoryview(header)[sent:], memoryview(body)[max(sent - _HEADER_BYTES, 0) :]])
         except BlockingIOError:
@@ -129,26 +140,63 @@ class ClusterConnection(_Base):
     def interrupt(self) -> None:
         """From any thread of the process that made it: end what the connection waits for, and all its future waits."""
         if self.pid == os.getpid():
+            self._is_interrupted = True  # first: see `secure`
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                self._line.shutdown(socket.SHUT_RDWR)
 
     def stop_receiving(self) -> None:
         """From any thread: what has arrived is still read, and an answer still sent; then the stream is at its end."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
+            self._line.shutdown(socket.SHUT_RD)
+
+    # --- before TLS, and in its stead ----------------------------------------------------------------------------
+
+    def peek(self, timeout: float) -> bytes:
+        """The first byte that has arrived, left where it is; empty at a clean end. Raises as `receive_frame`."""
+        self._wait_at_most(timeout)
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            raise TimeoutError("nothing arrived in time") from None
+
+    def secure(self, wrap: Callable[[socket.socket], TlsStream]) -> TlsStream:
+        """Speak through TLS from now on. `wrap` takes the socket over; the handshake is still to be done."""
+        self._wait_at_most(None)  # the kernel bounds no wait any more
+        stream = wrap(self._socket)
+        self._line = stream
+        if self._is_interrupted:  # whoever did that may have found the old socket only
+            self.interrupt()
+        return stream
+
+    def linger(self) -> None:
+        """Say no more, and read for a moment what still comes: closed with bytes unread, TCP drops what was sent."""
+        deadline, left = time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_WR)
+            while left > 0:
+                got = len(self._receive_bare(_left_until(deadline)))
+                left -= got or left
+
+    def _receive_bare(self, seconds: float) -> bytes:
+        if isinstance(self._line, TlsStream):
+            return self._line.receive_bare(seconds)
+        return self._receive(seconds, _READ_BYTES)
 
     # --- parts of frames ----------------------------------------------------------------------------------------
 
     def _receive(self, seconds: float | None, most: int) -> bytes:
         self._wait_at_most(seconds)
         try:
-            return self._socket.recv(most)
+            return self._line.recv(most)
         except BlockingIOError:
             raise TimeoutError("nothing arrived in time") from None
 
     def _wait_at_most(self, seconds: float | None) -> None:
         if seconds != self._receive_seconds:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+            if isinstance(self._line, TlsStream):
+                self._line.receive_seconds = seconds
+            else:
+                self._line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
             self._receive_seconds = seconds
 
     def _receive_rest(self, data: bytes, deadline: float) -> memoryview:
@@ -183,7 +231,7 @@ class ClusterConnection(_Base):
     def _receive_into(self, room: memoryview, deadline: float) -> int:
         self._wait_at_most(_left_until(deadline))
         try:
-            got = self._socket.recv_into(room)
+            got = self._line.recv_into(room)
         except BlockingIOError:
             raise TimeoutError("a frame did not arrive in time") from None
         if not got:
@@ -196,7 +244,7 @@ class ClusterConnection(_Base):
             rest = part
             while rest:
                 _left_until(deadline)
-                rest = rest[self._socket.send(rest) :]
+                rest = rest[self._line.send(rest) :]
 
     # --- what the standard library asks of a connection -----------------------------------------------------------
 
@@ -212,11 +260,13 @@ class ClusterConnection(_Base):
         return found
 
     def _poll(self, timeout: float | None) -> bool:
-        return bool(self._left) or bool(wait([self], timeout))
+        # What TLS has decrypted and not handed out is nothing that the kernel would tell of.
+        pending = self._line.pending() if isinstance(self._line, TlsStream) else 0
+        return bool(self._left) or bool(pending) or bool(wait([self], timeout))
 
     def _close(self) -> None:
         # Only this process's descriptor: after a fork the connection itself is another's.
-        self._socket.close()
+        self._line.close()
 
     def send(self, _obj: object) -> NoReturn:
         """Not here: the standard library would send a pickle."""

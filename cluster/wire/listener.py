@@ -3,8 +3,8 @@
     managers.listener_client["cluster"] = (ClusterListener, dial)
 
 Both make `ClusterConnection`s, and neither says a word on them: the handshake is done by whoever serves or calls, in
-its own thread. TCP works over IPv4 and IPv6. Until there is TLS, what is not this host's loopback interface is refused
-on both sides: an unencrypted connection could be relayed or injected into by anyone on its way.
+its own thread. TCP works over IPv4 and IPv6. Without TLS, what is not this host's loopback interface is refused on both
+sides, unless `insecure` is spelled out: an unencrypted connection could be relayed or injected into by anyone on its way.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 from cluster.errors import Refused
 from cluster.wire.address import Address, is_loopback_ip
 from cluster.wire.connection import ClusterConnection
+from cluster.wire.folders import EVERYBODY, require_unshared
 
 SERIALIZER = "cluster"
 DIAL_SECONDS = 5.0
@@ -31,8 +32,8 @@ DIAL_SECONDS = 5.0
 # After a master's restart every client and worker comes back at once; the standard library's 16 would overflow.
 _BACKLOG = 1024
 _NEEDS_TLS = (
-    "beyond this host a cluster needs TLS, which this version does not have yet; use 127.0.0.1, ::1, localhost or "
-    "unix://PATH, and an SSH tunnel to get there from elsewhere"
+    "beyond this host a cluster needs TLS: name the certificates (--tls-ca, --tls-cert, --tls-key; `cluster certs` makes "
+    "them), or use an SSH tunnel to its loopback interface, or spell out --insecure (insecure=True in Python)"
 )
 
 
@@ -120,7 +121,7 @@ def _owned(sock: socket.socket, origin: str) -> ClusterConnection:
 
 
 def _resolve(address: Address, *, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
-    """Every way to the host, in the system's order. Raises `Refused` unless each stays on this host."""
+    """Every way to the host, in the system's order. Raises `Refused` unless each stays on this host, or may leave it."""
     flags = socket.AI_PASSIVE if passive else 0
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=flags)
@@ -128,8 +129,9 @@ def _resolve(address: Address, *, passive: bool) -> list[tuple[socket.AddressFam
         # EAI_AGAIN and such may pass; a caller that has patience tries again.
         raise ConnectionError(f"the host {address.host!r} is not found: {error.strerror}") from error
     for *_, target in found:
-        if not is_loopback_ip(str(target[0])):
-            raise Refused(f"{address} leads off this host, to {target[0]}: {_NEEDS_TLS}")
+        if not (address.may_leave_host or is_loopback_ip(str(target[0]))):
+            found_there = "" if str(target[0]) == address.host else f", to {target[0]}"
+            raise Refused(f"{address} leads off this host{found_there}: {_NEEDS_TLS}")
     return [(family, target) for family, _, _, _, target in found]
 
 
@@ -158,6 +160,9 @@ def _bind_tcp(address: Address) -> socket.socket:
 
 def _bind_unix(address: Address) -> socket.socket:
     path = Path(address.path)
+    with contextlib.suppress(OSError):  # not there: `bind` says so
+        # Elsewhere anybody could put a socket of his own in place of ours. (In /tmp the sticky bit is against that.)
+        require_unshared(path.parent, EVERYBODY)
     _remove_stale(address, path)
     sock = socket.socket(socket.AF_UNIX)
     try:

@@ -32,6 +32,7 @@ from multiprocessing import util
 from multiprocessing.managers import BaseProxy, Token
 from typing import Any, NoReturn, cast
 
+import msgspec
 from msgspec import Struct
 
 from cluster.errors import MasterUnavailable, Refused
@@ -40,8 +41,9 @@ from cluster.wire.address import Address
 from cluster.wire.codec import Answer
 from cluster.wire.connection import MAX_FRAME_BYTES, ClusterConnection
 from cluster.wire.handshake import Greeting
-from cluster.wire.keys import Role, Secret
+from cluster.wire.keys import Key, Role
 from cluster.wire.listener import DIAL_SECONDS, SERIALIZER, dial
+from cluster.wire.tls import TlsFiles, tls_of_caller
 
 CALL_SECONDS = 30.0
 _FIRST_BACKOFF_SECONDS = 0.05
@@ -49,15 +51,43 @@ _MAX_BACKOFF_SECONDS = 2.0
 _MIN_ATTEMPT_SECONDS = 0.2  # even at the end of its patience an attempt has this long to connect
 
 
-def connect_desk(desk: str, address: Address, role: Role, key: Secret, *, patience_seconds: float) -> DeskProxy:
-    """A proxy of one of a master's desks; it connects with its first call."""
-    return DeskProxy(desk, Greeting(role, key, address), patience_seconds=patience_seconds)
+def connect_desk(
+    desk: str,
+    address: Address,
+    role: Role,
+    key: Key,
+    *,
+    patience_seconds: float,
+    tls: TlsFiles | None = None,
+    insecure: bool = False,
+) -> DeskProxy:
+    """A proxy of one of a master's desks; it connects with its first call.
+
+    Args:
+        desk: which.
+        address: the master's.
+        role: what we are; with TLS, what our certificate says.
+        key: of that role.
+        patience_seconds: how long a call goes on trying while the master can't be reached.
+        tls: our certificate; the master must then show one too.
+        insecure: go to other hosts without TLS.
+
+    Raises:
+        ClusterError: a file of `tls` is not as it must be; the text says what to do.
+    """
+    side = None if tls is None else tls_of_caller(tls, checks_host=not address.path)
+    if side is not None and side.identity.role != role:
+        raise Refused(
+            f"certificate {side.files.cert} is of {side.identity.role} {side.identity.name}, and this connects as "
+            f"{role.value}; name a certificate of that role: cluster certs issue {role.value} NAME"
+        )
+    return DeskProxy(desk, Greeting(role, key, address, tls=side), patience_seconds=patience_seconds, insecure=insecure)
 
 
 class DeskProxy(BaseProxy):
     """Calls of one desk, from any thread of any process that has forked from the one that made it."""
 
-    def __init__(self, desk: str, greeting: Greeting, *, patience_seconds: float) -> None:
+    def __init__(self, desk: str, greeting: Greeting, *, patience_seconds: float, insecure: bool = False) -> None:
         token = Token(desk, cast("Any", greeting.address), desk)
         super().__init__(token, SERIALIZER, authkey=b"", incref=False)
         self.desk = desk
@@ -65,6 +95,7 @@ class DeskProxy(BaseProxy):
         # Which server answered last; another one than before means that the master was restarted.
         self.epoch = ""
         self._greeting = greeting
+        self._target = msgspec.structs.replace(greeting.address, may_leave_host=insecure or greeting.tls is not None)
         self._patience_seconds = patience_seconds
         self._closed = False
         self._begin()
@@ -150,7 +181,7 @@ class DeskProxy(BaseProxy):
         patience = max(patience_seconds, _MIN_ATTEMPT_SECONDS)
         if self._closed:
             raise self._closed_here()
-        connection = dial(self.address, timeout=min(DIAL_SECONDS, patience))
+        connection = dial(self._target, timeout=min(DIAL_SECONDS, patience))
         try:
             with self._lock:
                 self._open.add(connection)

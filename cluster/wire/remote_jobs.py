@@ -22,9 +22,10 @@ from cluster.wire.address import Address
 from cluster.wire.calls import PageOfJobs
 from cluster.wire.conversation import ANSWER_SECONDS, SLACK_SECONDS, Conversation, Dial
 from cluster.wire.desks import Sink
-from cluster.wire.keys import Role, Secret
+from cluster.wire.keys import Key, Role
 from cluster.wire.messages import JobHistory, JobParts, Stats, WorkerInfo
 from cluster.wire.proxy import connect_desk
+from cluster.wire.tls import TlsFiles
 
 # The first connection fails sooner than a later one: more likely the address is wrong than that the master restarts.
 CONNECT_SECONDS = 5.0
@@ -38,10 +39,12 @@ class RemoteJobsDesk:
     def __init__(
         self,
         address: Address,
-        key: Secret,
+        key: Key,
         role: Role = Role.CLIENT,
         patience_seconds: float = 30.0,
         *,
+        tls: TlsFiles | None = None,
+        insecure: bool = False,
         dial: Dial | None = None,
     ) -> None:
         """Connect nothing yet; `open` does.
@@ -51,10 +54,14 @@ class RemoteJobsDesk:
             key: of the role.
             role: what we are.
             patience_seconds: how long a call goes on trying while the master can't be reached.
+            tls: our certificate, if the master speaks TLS.
+            insecure: go to other hosts without it.
             dial: how proxies are made, where not by connecting to the address.
         """
         self._dial: Dial = dial or (
-            lambda patience: connect_desk("jobs", address, role, key, patience_seconds=patience)
+            lambda patience: connect_desk(
+                "jobs", address, role, key, patience_seconds=patience, tls=tls, insecure=insecure
+            )
         )
         self._patience_seconds = patience_seconds
         self._caller = self._dial(patience_seconds)

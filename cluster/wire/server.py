@@ -2,7 +2,7 @@
 
     accept thread (one)          connection threads (one each)                      a desk
     ───────────────────          ──────────────────────────────────────────         ──────────────────────
-    accept ─► door ─► start ───► handshake (10 s in all) ─► role                     any connection's thread
+    accept ─► door ─► start ───► TLS, handshake (10 s in all) ─► who                any connection's thread
                  │               ┌► frame ─► envelope ─► in the table? role? types? ─► method(peer, said)
                  └ full: "busy"  └──────────────────────── answer or fault ◄──────────┘
 
@@ -39,6 +39,8 @@ from collections.abc import Callable, Mapping
 from multiprocessing import managers
 from typing import Any, cast
 
+import msgspec
+
 from cluster.errors import MasterUnavailable, Refused
 from cluster.wire import codec, handshake
 from cluster.wire.address import Address
@@ -46,13 +48,15 @@ from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.calls import CALLS, Call
 from cluster.wire.codec import ProtocolError, Request
 from cluster.wire.connection import MAX_FRAME_BYTES, ClusterConnection, FrameError
+from cluster.wire.credentials import Credentials
 from cluster.wire.door import Door, Entry, Limits
 from cluster.wire.faults import fault_of
 from cluster.wire.handshake import Code, Stranger
 from cluster.wire.intake import Intake, NoRoomError, Share
-from cluster.wire.keys import Role, Secret
+from cluster.wire.keys import Key, Role
 from cluster.wire.listener import SERIALIZER, ClusterListener
 from cluster.wire.peer import Peer
+from cluster.wire.tls import TlsFiles
 
 LOG = logging.getLogger("cluster.wire")
 
@@ -65,6 +69,12 @@ _KINDS = {
     Code.OTHER_VERSION: Kind.HANDSHAKE_VERSION,
     Code.NO_SUCH_ROLE: Kind.HANDSHAKE_ROLE,
     Code.WRONG_PROOF: Kind.HANDSHAKE_WRONG_KEY,
+    Code.NEEDS_TLS: Kind.HANDSHAKE_CERTIFICATE,
+    Code.HAS_NO_TLS: Kind.HANDSHAKE_MALFORMED,
+    Code.BAD_CERTIFICATE: Kind.HANDSHAKE_CERTIFICATE,
+    Code.OTHER_ROLE: Kind.HANDSHAKE_NAME,
+    Code.REVOKED: Kind.HANDSHAKE_REVOKED,
+    Code.EXPIRED: Kind.HANDSHAKE_EXPIRED,
 }
 
 
@@ -77,14 +87,18 @@ class ClusterServer(managers.Server):
         self,
         address: Address,
         *,
-        keys: Mapping[Role, Secret],
+        keys: Mapping[Role, Key],
         desks: Mapping[str, object],
         limits: Limits | None = None,
+        tls: TlsFiles | None = None,
+        insecure: bool = False,
     ) -> None:
         methods = _methods_of(desks)
+        self._credentials = Credentials(keys, tls)  # first: nothing is bound that could not be served
+        reach = msgspec.structs.replace(address, may_leave_host=insecure or tls is not None)
         codec.make_ready()
         # The library's own key is never used: who may come in is the handshake's to say.
-        super().__init__({}, cast("Any", address), os.urandom(32), SERIALIZER)
+        super().__init__({}, cast("Any", reach), os.urandom(32), SERIALIZER)
         self.address: Address  # type: ignore[assignment]  # the real one: port 0 has become a port
         self.listener: ClusterListener
         # Fixed names instead of the objects' memory addresses; they count for as long as this server's epoch, which
@@ -95,7 +109,6 @@ class ClusterServer(managers.Server):
         self.epoch = handshake.new_epoch()
         self.stop_event = threading.Event()
         self._methods = methods
-        self._keys = dict(keys)
         self._limits = limits or Limits()
         self._door = Door(self._limits)
         self._intake = Intake(
@@ -114,6 +127,7 @@ class ClusterServer(managers.Server):
     def start(self) -> None:
         """Begin to accept. Connections made since the server was bound are waiting already."""
         self._spare = _open_spare()
+        self._credentials.start()
         self._accept_thread = threading.Thread(target=self.accepter, name="cluster-accept", daemon=True)
         self._accept_thread.start()
         LOG.info("listening: address=%s", self.address)
@@ -132,6 +146,7 @@ class ClusterServer(managers.Server):
                 LOG.warning("stopped before every call was finished: connections=%d", len(self._door))
                 if not self._door.wait_empty(_LAST_WORD_SECONDS):
                     LOG.error("threads of connections are held by their desks: connections=%d", len(self._door))
+            self._credentials.stop()
             if self._spare is not None:
                 os.close(self._spare)
                 self._spare = None
@@ -214,16 +229,18 @@ class ClusterServer(managers.Server):
         except Exception:
             LOG.exception("connection failed: origin=%s", connection.origin)
         finally:
+            self._credentials.leave(connection)
             connection.close()
             self._door.leave(connection)
 
     def _greet(self, connection: ClusterConnection) -> None:
         deadline = time.monotonic() + self._limits.handshake_seconds
-        role = handshake.receive(connection, self._keys, self.epoch, deadline)
+        given = self._credentials.admit(connection, self.epoch, deadline)
         connection.max_frame_bytes = MAX_FRAME_BYTES
         number = next(self._numbers)
-        threading.current_thread().name = f"cluster-{role.value}-{number}"
-        connection.peer = Peer(number, role, connection.origin)
+        threading.current_thread().name = f"cluster-{given.role.value}-{number}"
+        name, serial = (given.identity.name, given.identity.serial) if given.identity else ("", "")
+        connection.peer = Peer(number, given.role, connection.origin, name, serial)
 
     def _let_in(self, connection: ClusterConnection) -> None:
         peer = _peer_of(connection)
@@ -321,11 +338,14 @@ class ClusterServer(managers.Server):
             LOG.debug("connection ended: origin=%s: %s", connection.origin, error)
 
     def _note(self, connection: ClusterConnection, kind: Kind, reason: str) -> None:
-        role = connection.peer.role.value if connection.peer is not None else ""
-        AUDIT.record(kind, origin=connection.origin, role=role, reason=reason)
+        peer, identity = connection.peer, connection.identity
+        role, name = (peer.role.value, peer.name) if peer is not None else ("", "")
+        if peer is None and identity is not None:
+            role, name = identity.role, identity.name
+        AUDIT.record(kind, origin=connection.origin, role=role, name=name, reason=reason)
 
     def _refusal(self, peer: Peer, kind: Kind, reason: str) -> Refused:
-        AUDIT.record(kind, origin=peer.address, role=peer.role.value, reason=reason)
+        AUDIT.record(kind, origin=peer.address, role=peer.role.value, name=peer.name, reason=reason)
         return Refused(reason)
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.worker.identity import Identity
+    from cluster.worker.limits import Limits
 
 MAX_SLACK_SECONDS = 0.0005
 
@@ -35,6 +40,8 @@ class WorkerConfig:
     # the processor, because it need not be written to a disk or sent.
     max_slack_seconds: float = MAX_SLACK_SECONDS
     scratch: str = ""  # each job starts in an empty folder below this one; empty: in `directory`
+    identity: Identity | None = None  # who jobs run as; None: whoever the worker is
+    limits: Limits = ()  # of each child (see `limits`)
     threads: int = 0  # > 0: instead of processes, so many threads of one process; `slots` is the same number then
 
     def __post_init__(self) -> None:

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from os import lseek
 from typing import NoReturn, TextIO
 
+from cluster.wire.hiding import hide_memory
+from cluster.worker.identity import Identity, become
+from cluster.worker.limits import Limits, apply_limits
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _IONBF = 2  # C's "unbuffered"
@@ -44,23 +48,37 @@ class Descriptors:
     directory: int
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a child is held to."""
+
+    nursery: int  # whose death is its own
+    identity: Identity | None = None
+    limits: Limits = ()
+
+
 def become_subreaper() -> None:
     """Let the orphans among this process's descendants come to it, and not to init."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def separate(socket: int, output: int, nursery: int) -> Descriptors:
+def separate(socket: int, output: int, terms: Terms) -> Descriptors:
     """Make the forked copy of the nursery a child of its own. Ends the process if the nursery has died already."""
     os.setsid()
     become_subreaper()
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != nursery:  # it died before the line above, which then came too late
-        vanish()
+    hide_memory(is_hidden=False)  # the nursery's, and nothing for the child to hide
     _reset_signals()
+    apply_limits(terms.limits)
     kept = _keep_only(socket, output)
     _redirect(kept.output)
     _raise_oom_score()
     _renew_authkey()
+    if terms.identity is not None:
+        become(terms.identity)
+    # Last, for a process that changes its user loses it.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != terms.nursery:  # it died before the line above, which then came too late
+        vanish()
     return kept
 
 

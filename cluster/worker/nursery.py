@@ -33,6 +33,7 @@ import types
 
 import cloudpickle  # noqa: F401 - every child needs it, and inherits it
 
+from cluster.wire.hiding import hide_memory
 from cluster.worker import child, isolation, scratch
 from cluster.worker.nursery_protocol import (
     Died,
@@ -127,12 +128,14 @@ class Nursery:
         # Whatever happens, this copy must not return into the nursery's loop.
         try:
             if self._setup.scratch and not self._setup.threads:
-                scratch.enter(os.fsdecode(self._setup.scratch))
-            kept = isolation.separate(end, output, self._pid)
+                scratch.enter(os.fsdecode(self._setup.scratch), self._setup.identity)
             if self._setup.threads:
-                from cluster.worker.threaded_child import ThreadedChild
-
-                ThreadedChild(self._setup, kept).serve()
+                # Before it may be a user who can't read it.
+                from cluster.worker import threaded_child
+            terms = isolation.Terms(self._pid, self._setup.identity, self._setup.limits)
+            kept = isolation.separate(end, output, terms)
+            if self._setup.threads:
+                threaded_child.ThreadedChild(self._setup, kept).serve()
             child.Child(self._setup, kept).serve()
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -207,6 +210,7 @@ def main(control: int, parent: int) -> None:
     # The boot script is nobody's `__main__`; a job that looks for its own must find an empty one.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
+    hide_memory()
     nursery = Nursery(socket.socket(fileno=control), parent)
     # Children share our pages until one of them writes; a collector's round would write to all of them.
     gc.collect()

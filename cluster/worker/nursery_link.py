@@ -27,6 +27,8 @@ class NurseryLink:
             config.max_result_bytes,
             os.fsencode(config.scratch),
             config.threads,
+            config.identity,
+            config.limits,
         )
         self._interpreter = interpreter
 

@@ -9,6 +9,9 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
+from cluster.worker.identity import Identity
+from cluster.worker.limits import Limits
+
 MAX_MESSAGE_BYTES = 256 * 1024
 MAX_DESCRIPTORS = 2
 _DESCRIPTOR_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
@@ -24,6 +27,8 @@ class Setup(Struct, frozen=True, array_like=True, tag=1, gc=False):
     max_result_bytes: int
     scratch: bytes = b""  # as in `WorkerConfig`
     threads: int = 0
+    identity: Identity | None = None  # who jobs run as; None: whoever the worker is
+    limits: Limits = ()
 
 
 class Spawn(Struct, frozen=True, array_like=True, tag=2, gc=False):

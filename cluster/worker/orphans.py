@@ -69,7 +69,9 @@ class Orphans:
         members = [pid for pid in _processes() if ours.has(pid)]
         for pid in members:
             _kill_member(pid, ours)
-        return bool(adopted or members)
+        ours.dying.update(members)
+        # One that is on its way out has no environment any more, a moment before it is gone.
+        return bool(adopted or members or any(_session_of(pid) for pid in ours.dying))
 
 
 class _Ours:
@@ -77,6 +79,7 @@ class _Ours:
 
     def __init__(self, sessions: Collection[int], mark: str) -> None:
         self._sessions = sessions
+        self.dying: set[int] = set()  # killed
         self._variable = f"{MARK_VARIABLE}={mark}".encode() if mark else b""
 
     def has(self, pid: int) -> bool:

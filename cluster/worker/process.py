@@ -16,6 +16,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -25,12 +26,16 @@ from types import FrameType
 
 from cluster.errors import ClusterError, Refused
 from cluster.log_lines import set_up_log, tell_mistake
-from cluster.wire.address import Address, parse_address
+from cluster.wire.address import parse_address, warn_if_open
 from cluster.wire.calls import MasterInfo, Nothing, Welcome
-from cluster.wire.keys import Role, Secret, load_key
-from cluster.wire.proxy import connect_desk
+from cluster.wire.hiding import hide_memory
+from cluster.wire.keys import Role, load_key
+from cluster.wire.proxy import DeskProxy, connect_desk
 from cluster.wire.remote_work import RemoteWorkDesk
+from cluster.wire.tls import TlsFiles, own_identity
 from cluster.worker.config import WorkerConfig
+from cluster.worker.identity import Identity, find_identity, require_way
+from cluster.worker.limits import DEFAULTS, Limits, require_possible
 from cluster.worker.orphans import ORPHANS
 from cluster.worker.scratch import scratch_folder
 from cluster.worker.supervisor import Supervisor
@@ -51,7 +56,7 @@ class WorkerProcessConfig:
 
     address: str
     authkey_file: str
-    name: str
+    name: str  # with TLS, the one that the certificate has
     slots: int  # processes, or with `threads` as many of those
     threads: int = 0
     resources: tuple[tuple[str, int], ...] = ()
@@ -59,11 +64,15 @@ class WorkerProcessConfig:
     env: tuple[tuple[str, str], ...] = ()
     max_jobs_per_child: int = 0  # 0: no end
     scratch: str = ""  # where the jobs' folders are made; empty: in the system's folder for temporary files
+    user: str = ""  # name or number of who jobs run as; empty: whoever the worker runs as
+    limits: Limits = tuple(DEFAULTS.items())
     drain_seconds: float = 60.0
     patience_seconds: float = 30.0  # for the first contact with the master
     ready_fd: int | None = None  # one line is written there once jobs are taken
     log_level: str = "info"
     log_format: str = "text"  # or "json"
+    tls: TlsFiles | None = None
+    insecure: bool = False  # go to another host without TLS
 
 
 def parse_slots(text: str, cpus: int) -> tuple[int, int]:
@@ -85,10 +94,15 @@ def run_worker(config: WorkerProcessConfig) -> int:
     ORPHANS.adopt()
     try:
         set_up_log(config.log_level, config.log_format)
-        address, key = parse_address(config.address), load_key(Path(config.authkey_file))
-        _meet(address, key, config.patience_seconds)
-        with scratch_folder(_scratch_parent(config), config.name) as scratch:
-            return _serve(config, address, key, scratch)
+        identity = find_identity(config.user) if config.user else None
+        require_possible(config.limits)
+        hide_memory()
+        _meet(config)
+        with scratch_folder(_scratch_parent(config), config.name, is_shared=identity is not None) as scratch:
+            if identity is not None:
+                require_way(identity, scratch)
+                _warn_of_modules(identity)
+            return _serve(config, _worker_config(config, scratch, identity))
     except (ClusterError, ValueError, OSError) as error:
         tell_mistake("cluster worker", error)
         return USERS_MISTAKE
@@ -126,9 +140,20 @@ class _Signals:
             self._is_draining = False
 
 
-def _meet(address: Address, key: Secret, patience_seconds: float) -> None:
+def _connect(config: WorkerProcessConfig, desk: str, patience_seconds: float) -> DeskProxy:
+    address, key = parse_address(config.address), load_key(Path(config.authkey_file))
+    return connect_desk(
+        desk, address, Role.WORKER, key,
+        patience_seconds=patience_seconds, tls=config.tls, insecure=config.insecure,
+    )  # fmt: skip
+
+
+def _meet(config: WorkerProcessConfig) -> None:
     """Find out whether the master takes us at all, while there is somebody to tell it to."""
-    admin = connect_desk("admin", address, Role.WORKER, key, patience_seconds=patience_seconds)
+    if config.insecure:
+        warn_if_open(log, parse_address(config.address), is_guarded=config.tls is not None)
+    _require_own_name(config)
+    admin = _connect(config, "admin", config.patience_seconds)
     try:
         info: MasterInfo = admin.call("ping", Nothing())
     finally:
@@ -136,7 +161,19 @@ def _meet(address: Address, key: Secret, patience_seconds: float) -> None:
     log.info("met master pid=%d address=%s store=%s", info.pid, info.address, info.store)
 
 
-def _serve(config: WorkerProcessConfig, address: Address, key: Secret, scratch: str) -> int:
+def _require_own_name(config: WorkerProcessConfig) -> None:
+    """The master would say it too, but only to the log of a worker that runs already."""
+    if config.tls is None:
+        return
+    own = own_identity(config.tls)
+    if own.name != config.name:
+        raise Refused(
+            f"certificate {config.tls.cert} is of {own.role} {own.name}, so this worker can't be called "
+            f"{config.name!r}; leave its name out, or have a certificate issued: cluster certs issue worker {config.name}"
+        )
+
+
+def _serve(config: WorkerProcessConfig, work: WorkerConfig) -> int:
     signals = _Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signals)
@@ -146,9 +183,9 @@ def _serve(config: WorkerProcessConfig, address: Address, key: Secret, scratch: 
         for supervisor in supervisors:
             supervisor.beat_every(welcome.heartbeat_interval_seconds)
 
-    caller = connect_desk("work", address, Role.WORKER, key, patience_seconds=CALL_PATIENCE_SECONDS)
+    caller = _connect(config, "work", CALL_PATIENCE_SECONDS)
     desk = RemoteWorkDesk(caller, on_welcome)
-    supervisor = Supervisor(desk, _worker_config(config, scratch))
+    supervisor = Supervisor(desk, work)
     supervisors.append(supervisor)
     supervisor.start()
     try:
@@ -185,7 +222,17 @@ def _drain(config: WorkerProcessConfig, supervisor: Supervisor, signals: _Signal
     return 1
 
 
-def _worker_config(config: WorkerProcessConfig, scratch: str) -> WorkerConfig:
+def _warn_of_modules(identity: Identity) -> None:
+    """Say what jobs of another user can't import, which is a riddle to who meets it in a job."""
+    folders = {str(Path(os.__file__).parent), *(path for path in sys.path if path and Path(path).is_dir())}
+    for folder in sorted(folders):
+        try:
+            require_way(identity, folder)
+        except Refused:
+            log.warning("unreadable folder=%s user=%s: jobs can import nothing from there", folder, identity.name)
+
+
+def _worker_config(config: WorkerProcessConfig, scratch: str, identity: Identity | None) -> WorkerConfig:
     return WorkerConfig(
         name=config.name,
         slots=config.slots,
@@ -195,6 +242,8 @@ def _worker_config(config: WorkerProcessConfig, scratch: str) -> WorkerConfig:
         env=config.env,
         max_jobs_per_child=config.max_jobs_per_child,
         scratch=scratch,
+        identity=identity,
+        limits=config.limits,
         max_result_bytes=MAX_RESULT_BYTES,
     )
 

@@ -26,7 +26,7 @@ def weigh(pid: int) -> int:
 
 def weigh_exactly(pid: int) -> int:
     """The same, with what is shared shared out."""
-    return sum(_sum(f"/proc/{process}/smaps_rollup", _EXACT) for process in _tree(pid))
+    return sum(_exact(process) for process in _tree(pid))
 
 
 def is_too_full(limit: int) -> bool:
@@ -47,9 +47,26 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
+def _exact(pid: int) -> int:
+    try:
+        return _read(f"/proc/{pid}/smaps_rollup", _EXACT)
+    except PermissionError:
+        # Of a job that hides itself, or of another user's where root has no CAP_SYS_PTRACE. Better too much than nothing:
+        # else such a job would have no limit.
+        return _sum(f"/proc/{pid}/status", _ROUGH)
+    except OSError:  # ended meanwhile
+        return 0
+
+
 def _sum(path: str, wanted: tuple[bytes, ...]) -> int:
+    with contextlib.suppress(OSError):
+        return _read(path, wanted)
+    return 0
+
+
+def _read(path: str, wanted: tuple[bytes, ...]) -> int:
     kilobytes = 0
-    with contextlib.suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
+    with open(path, "rb") as file:  # noqa: PTH123
         for line in file:
             if line.startswith(wanted):
                 kilobytes += int(line.split()[1])

@@ -45,6 +45,7 @@ class Lab:
     folder: Path
     bind: str = "tcp://127.0.0.1:0"
     heartbeat_timeout_seconds: float = 5.0
+    prefix: tuple[str, ...] = ()  # a program that starts each of them
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start_master(self) -> subprocess.Popen[str]:
@@ -60,7 +61,7 @@ class Lab:
     def run_worker(self, name: str = "w", **options: object) -> subprocess.CompletedProcess[str]:
         """Run a worker that ends by itself, to its end."""
         return subprocess.run(
-            [sys.executable, "-W", "error", "-c", _WORKER, str(self.folder), self.bind, name, repr(options), "2"],
+            [*self.prefix, sys.executable, "-W", "error", "-c", _WORKER, str(self.folder), self.bind, name, repr(options), "2"],
             capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False, env=_environment(),
         )  # fmt: skip
 
@@ -76,7 +77,7 @@ class Lab:
         reader, writer = os.pipe()
         with (self.folder / "log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", source, *arguments, str(writer)],
+                [*self.prefix, sys.executable, "-W", "error", "-c", source, *arguments, str(writer)],
                 pass_fds=(writer,), stdout=log, stderr=log, text=True, env=_environment(),
             )  # fmt: skip
         self.processes.append(process)
@@ -89,7 +90,7 @@ class Lab:
 
 
 @contextlib.contextmanager
-def a_lab(folder: Path, **fields: float) -> Iterator[Lab]:
+def a_lab(folder: Path, **fields: object) -> Iterator[Lab]:
     """A lab with a master; afterwards nothing of it runs, and nothing went wrong that nobody noticed."""
     lab = Lab(folder, **fields)  # type: ignore[arg-type]
     lab.start_master()

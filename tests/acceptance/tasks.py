@@ -195,6 +195,18 @@ def start_family(path: str) -> None:
     last_for_ever()
 
 
+def daemonise_and_go_on(path: str, seconds: float) -> None:
+    """Leave a daemon that knows nobody and notes its pid, as the first thing; then go on for a moment."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            note(path, str(os.getpid()))
+            os.closerange(0, 100)
+            signal.pause()
+        os._exit(0)
+    last(seconds)
+
+
 def fill(megabytes: int) -> NoReturn:
     """Hold so much memory, say a few lines, use 0.2 s of processor, and fail."""
     memory = bytearray(megabytes << 20)

@@ -12,12 +12,12 @@ import psutil
 import pytest
 from msgspec import Raw, Struct
 
+from cluster.core.digests import name_function
 from cluster.core.printed import Place
 from cluster.core.records import (
     Budget,
     Certificate,
     Ending,
-    FunctionBlob,
     JobSpec,
     Options,
     Report,
@@ -48,8 +48,9 @@ _OPTIONS = Options(
     name="n", queue="q", priority=1, retry=_RULE, crash_limit=1, timeout=1.0, resources=(("gpu", 1),),
     memory=(10**8,), labels=(("zone", "lab"),), tags=("t",), result_ttl=10.0,
 )  # fmt: skip
+_TASK = name_function(b"no pickle", "3.11", "3", "name", reusable=False)
 _SPEC = JobSpec(
-    "hostile", b"d" * 16, b"args", _OPTIONS, after=("a",), inputs=("a",), delay=1.0, at=1.0, expires=1.0, key="",
+    "hostile", _TASK.digest, b"args", _OPTIONS, after=("a",), inputs=("a",), delay=1.0, at=1.0, expires=1.0, key="",
     items=1, batch="b", first=1,
 )  # fmt: skip
 _CERTIFICATE = Certificate(
@@ -68,7 +69,6 @@ _JOBS = ("no such job",)
 
 def examples(session: str) -> dict[tuple[str, str], Struct]:
     """What each call is sent with, every field of it, before one field is spoilt."""
-    blob = FunctionBlob(b"d" * 16, b"no pickle", "3.11", "3", "name")
     nobody = calls.Session("no such session")
     worker = calls.WorkerArgs("nobody")
     one_job = calls.JobArgs("no such job")
@@ -76,7 +76,7 @@ def examples(session: str) -> dict[tuple[str, str], Struct]:
     return {
         ("jobs", "open"): plain,
         ("jobs", "close"): nobody,
-        ("jobs", "submit"): calls.Submit(session, (_SPEC,), (blob,), number=1),
+        ("jobs", "submit"): calls.Submit(session, (_SPEC,), (_TASK,), number=1),
         ("jobs", "listen"): calls.Listen(session, 0, 0.0),
         ("jobs", "watch"): calls.Watch(session, _JOBS),
         ("jobs", "cancel"): calls.Cancel(_JOBS, 0.0),

@@ -21,7 +21,8 @@ import psutil
 import pytest
 
 import cluster
-from cluster.core.records import FunctionBlob, JobSpec, Options
+from cluster.core.digests import name_function
+from cluster.core.records import JobSpec, Options
 from cluster.wire import calls, handshake
 from cluster.wire.address import parse_address
 from cluster.wire.connection import MAX_FRAME_BYTES, ClusterConnection
@@ -186,7 +187,7 @@ def test_a_stock_manager_s_client_and_a_hostile_pickle_get_nowhere_though_they_k
         jobs = client.stats().submitted
 
     for role in Role:
-        key = load_key(lab.folder / "keys" / f"{role}.key").reveal()
+        key = load_key(lab.folder / "keys" / f"{role}.key").secrets()[0].reveal()
         stock = BaseManager((address.host, address.port), authkey=key)
         with pytest.raises((EOFError, OSError, multiprocessing.AuthenticationError)):
             stock.connect()
@@ -241,8 +242,8 @@ def test_a_flood_of_calls_and_of_jobs_leaves_others_their_turn(lab: Lab, master:
             answered.append(count)
 
     def submit_without_end() -> None:
-        spec = JobSpec("", b"d" * 16, b"", Options(name="flood"), delay=1e6)
-        blob = FunctionBlob(b"d" * 16, b"no pickle", "3.11", "3", "flood")
+        blob = name_function(b"no pickle", "3.11", "3", "flood", reusable=False)
+        spec = JobSpec("", blob.digest, b"", Options(name="flood"), delay=1e6)
         with known(lab, Role.CLIENT) as connection:
             session = ask(connection, ("jobs", "open"), {})[0]["session"]
             ids: list[str] = []

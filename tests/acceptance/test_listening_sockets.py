@@ -55,7 +55,7 @@ def test_by_hand_only_the_master_listens_and_only_at_its_address(
     kind: str, options: dict[str, int], tmp_path: Path, started: Callable[[], list[psutil.Process]]
 ) -> None:
     bind = "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/m.sock"
-    with a_lab(tmp_path, bind=bind) as lab:  # type: ignore[arg-type]
+    with a_lab(tmp_path, bind=bind) as lab:
         lab.start_worker("w", **options)
         with lab.connect() as client:
             found = look_while_jobs_run(client, tmp_path, lambda: listening(started()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import random
 import threading
 import time
 from pathlib import Path
@@ -157,3 +158,38 @@ def test_a_map_s_timeout_is_each_item_s(pool: cluster.Cluster) -> None:
     results = list(pool.map(tasks.last, seconds, timeout=0.5, chunksize=41, errors="return"))
 
     assert [type(result) for result in results] == [float] * 20 + [cluster.JobTimeout] + [float] * 20
+
+
+def test_a_job_cancelled_in_its_first_milliseconds_leaves_nothing_and_the_next_one_is_right(tmp_path: Path) -> None:
+    dice = random.Random(4)
+    cancelled: list[Path] = []
+    with cluster.local(slots=2) as c:
+        for number in range(60):
+            pids = tmp_path / str(number)
+            job = c.submit(tasks.daemonise_and_go_on, (str(pids), 60.0))
+            # Before it is leased, while it forks, or when its daemon is just there.
+            threading.Event().wait(dice.uniform(0.0, 0.012))
+            assert job.cancel()
+            cancelled.append(pids)
+            assert c.submit(tasks.add, (number, 1)).result(20) == number + 1
+        begun = [pids for pids in cancelled if pids.exists()]
+        wait_until(lambda: all(is_gone(int(pid)) for pids in begun for pid in pids.read_text().split()))
+        assert (c.stats().completed, c.stats().failed_attempts) == (60, 0)
+    assert begun
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.005, 0.02, 0.05])
+def test_a_timeout_however_short_ends_its_own_job_only(pool: cluster.Cluster, seconds: float) -> None:
+    dice = random.Random(int(seconds * 1000))
+
+    jobs = [
+        (pool.submit(tasks.last, (seconds * dice.uniform(0.0, 2.0),), timeout=seconds), pool.submit(tasks.add, (n, 1)))
+        for n in range(100)
+    ]
+
+    for number, (job, neighbour) in enumerate(jobs):
+        assert neighbour.result(30) == number + 1
+        error = job.exception(30)
+        assert error is None or isinstance(error, cluster.JobTimeout)
+        assert len(job.history().attempts) == (error is not None)
+    assert any(job.exception() is not None for job, _ in jobs)

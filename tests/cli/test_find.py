@@ -9,6 +9,7 @@ import pytest
 from cluster.cli.find import Found, Where, locate
 from cluster.errors import Refused
 from cluster.wire.keys import Role
+from cluster.wire.tls import TlsFiles
 from tests.cli.rig import Call
 
 OVER_THERE = "tcp://127.0.0.1:7777"
@@ -49,6 +50,41 @@ def test_a_file_s_address_goes_with_the_role_s_key(tmp_path: Path) -> None:
     assert keys == {role: tmp_path / "lab-keys" / f"{role}.key" for role in keys}
 
 
+def test_a_file_s_certificate_is_its_own_whatever_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("CA", "CERT", "KEY"):
+        monkeypatch.setenv(f"CLUSTER_TLS_{part}", "elsewhere.pem")
+    plain = configuration(tmp_path / "plain.yaml", 7701)
+    secure = tmp_path / "secure.yaml"
+    secure.write_text("name: secure\nmaster: {tls: auto}\n")
+
+    found = {role: locate(Where(file=secure), role).tls for role in (Role.CLIENT, Role.ADMIN)}
+
+    made = tmp_path / "state" / "tls"
+    assert found == {
+        role: TlsFiles(made / "ca.pem", made / f"{role}-local.pem", made / f"{role}-local.key") for role in found
+    }
+    assert locate(Where(file=plain), Role.CLIENT).tls is None
+    written = Where(file=secure, tls_ca=Path("a"), tls_cert=Path("b"), tls_key=Path("c"))
+    assert locate(written, Role.CLIENT).tls == TlsFiles(Path("a"), Path("b"), Path("c"))
+
+
+def test_at_an_address_the_environment_stands_for_each_file_that_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLUSTER_ADDRESS", OVER_THERE)
+    monkeypatch.setenv("CLUSTER_AUTHKEY_FILE", "client.key")
+    monkeypatch.setenv("CLUSTER_TLS_CA", "ca.pem")
+    operator = Where(tls_cert=Path("admin-olga.pem"), tls_key=Path("admin-olga.key"))
+
+    found = locate(operator, Role.ADMIN).tls
+
+    assert found == TlsFiles(Path("ca.pem"), Path("admin-olga.pem"), Path("admin-olga.key"))
+    with pytest.raises(Refused, match="there is no --tls-key"):
+        locate(Where(tls_cert=Path("admin-olga.pem")), Role.ADMIN)
+
+
 def test_what_is_written_goes_before_the_environment_and_that_before_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +121,22 @@ def test_nothing_at_all_is_a_mistake_that_names_every_way(call_alone: Call) -> N
     assert (told.status, told.out) == (2, "")
     for way in ("--file FILE", "--address", "CLUSTER_FILE", "CLUSTER_ADDRESS", "cluster.yaml"):
         assert way in told.err
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "logs"])
+def test_an_address_is_no_configuration_and_what_needs_one_says_so(
+    command: str, call_alone: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = call_alone(command)
+    monkeypatch.setenv("CLUSTER_ADDRESS", OVER_THERE)
+    with_address = call_alone(command)
+
+    for told in (without, with_address):
+        assert told.status == 2
+        assert "name the cluster's YAML file, or set CLUSTER_FILE" in told.err
+        assert "or set CLUSTER_FILE or CLUSTER_ADDRESS" not in told.err
+    assert f"CLUSTER_ADDRESS is {OVER_THERE}" in with_address.err
+    assert "CLUSTER_ADDRESS" not in without.err
 
 
 def test_a_typo_in_the_file_names_its_line(call_alone: Call) -> None:

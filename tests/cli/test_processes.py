@@ -36,6 +36,19 @@ def test_a_master_is_told_what_its_configuration_says(tmp_path: Path) -> None:
     assert config.drain_timeout_seconds == 5.0
 
 
+def test_a_master_of_a_configuration_with_tls_has_its_certificate_made(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("name: lab\nmaster: {tls: auto}\n")
+
+    config = read_master(MasterOptions(), file, ready_fd=-1)
+
+    assert config.tls is not None
+    assert config.tls.cert == tmp_path / "state" / "tls" / "master-lab.pem"
+    assert config.tls.cert.exists()
+    file.write_text("name: lab\nmaster: {bind: 'tcp://0.0.0.0:7601', insecure: true}\n")
+    assert read_master(MasterOptions(), file, ready_fd=-1).insecure
+
+
 def test_a_worker_is_told_what_the_command_line_says() -> None:
     options = WorkerOptions(
         name="big",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from msgspec import structs
 
 from cluster.core import events, leases
+from cluster.core.digests import name_function
 from cluster.core.effects import Admitted, Effect, Ended, Leased
 from cluster.core.handlers import Board, Settings
 from cluster.core.job import Job, WorkerHeld
@@ -51,7 +52,7 @@ def moment(seconds: float = 0.0) -> Now:
 
 
 def function(name: str = "task") -> FunctionBlob:
-    return FunctionBlob(name.encode(), b"pickled " + name.encode(), "3.11", "3.0", f"tests.{name}")
+    return name_function(b"pickled " + name.encode(), "3.11", "3.0", f"tests.{name}", reusable=False)
 
 
 TASK = function()

@@ -25,6 +25,7 @@ from tests.core.builders import (
     every,
     failure,
     function,
+    moment,
     only,
     spec,
     stop,
@@ -395,3 +396,21 @@ def test_options_name_a_job_s_place_in_line() -> None:
 
 def _expiring(one: JobSpec) -> JobSpec:
     return JobSpec(one.id, one.function, one.args, one.options, one.after, delay=one.delay, expires=2.0, key=one.key)
+
+
+def test_a_delay_of_less_than_a_second_is_durable_too() -> None:
+    scene = Scene()
+
+    admitted = only(Admitted, scene.submit(spec("a", delay=0.5)))
+
+    assert admitted.due == moment(0.5).wall
+
+
+def test_a_dependency_that_has_completed_hides_none_behind_it() -> None:
+    scene = Scene()
+    scene.submit(spec("slow"))
+
+    scene.submit(spec("a", after=("done", "slow")), settled={"done": JobState.COMPLETED})
+
+    assert scene.state("a") is JobState.WAITING
+    assert scene.job("a").unmet == 1

@@ -267,3 +267,22 @@ def test_progress_survives_encoding() -> None:
     take(progress, failure(1, Ending.CRASHED), TWO_RETRIES)
 
     assert chunks.decode_progress(chunks.encode_progress(progress)) == progress
+
+
+def test_deaths_that_nobody_was_blamed_for_are_not_charged_to_an_item_that_raises() -> None:
+    progress = start(2)
+    options = Options(crash_limit=1, retry=AT_ONCE)
+    take(progress, told(ending=Ending.CRASHED), options)
+
+    take(progress, told(bad(0), ending=Ending.RAISED), options)
+
+    assert (progress.blind, progress.spent[0]) == (1, Spent(failures=1, crashes=0))
+
+
+def test_an_item_that_is_given_up_delays_no_other() -> None:
+    progress = start(2)
+    options = Options(crash_limit=0, retry=AT_ONCE)
+
+    judgement = take(progress, told(bad(0), bad(1, Ending.CRASHED), ending=Ending.RAISED), options)
+
+    assert judgement == Judgement(is_done=False, delay_seconds=0.0)

@@ -424,3 +424,14 @@ def test_a_paused_queue_is_recorded_and_hands_out_nothing_until_resumed() -> Non
     assert scene.tell(events.PauseQueue("x", paused=False)) == [QueuePaused("x", paused=False), Wake()]
 
     assert len(scene.poll(9)) == 1
+
+
+def test_a_dependency_without_a_result_is_found_behind_one_that_has_it() -> None:
+    scene = Scene()
+    scene.submit(spec("good"), spec("bad"), spec("a", after=("good", "bad")))
+    good, bad = scene.poll(2)
+    scene.report(success(good), failure(bad))
+
+    objection = objection_to_requeue(scene.board, events.Requeue(("a",), functions=(TASK,)))
+
+    assert objection == "job a depends on job bad, which has no result; requeue that one too"

@@ -118,3 +118,11 @@ def test_a_job_waits_because_every_worker_drains() -> None:
     scene.tell(events.Drain(WORKER, draining=True))
 
     assert "every registered worker is draining" in why(scene)
+
+
+def test_a_job_that_waits_for_just_as_many_as_are_named_says_no_more() -> None:
+    scene = Scene()
+    names = tuple(f"d{number}" for number in range(5))
+    scene.submit(*(spec(name) for name in names), spec("a", after=names))
+
+    assert "to complete: d0, d1, d2, d3, d4; " in why(scene)

@@ -16,6 +16,7 @@ from tests.core.builders import (
     done,
     every,
     failure,
+    moment,
     only,
     spec,
     success,
@@ -232,3 +233,43 @@ def test_stopped_means_nothing_of_a_lease_that_is_another_s_or_nobody_s() -> Non
 
     assert scene.state("running") is JobState.ASSIGNED
     assert set(scene.board.leases) == {running, cancelled}
+
+
+def test_of_what_a_worker_says_is_gone_each_counts_whatever_stands_before_it() -> None:
+    scene = Scene()
+    scene.submit(spec("a"), spec("b"))
+    first, second = scene.poll(2)
+    scene.cancel("a", "b")
+
+    scene.tell(events.Stopped(WORKER, (12345, first, second)))
+
+    assert not scene.board.leases
+
+
+def test_a_stop_in_vain_says_when_its_attempt_began() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("a"), at=2.0)
+
+    failed = only(AttemptFailed, scene.tell(events.Stopped(WORKER, (fence,)), at=3.0))
+
+    assert failed.certificate.started == moment(2.0).wall
+
+
+def test_who_leaves_gives_back_what_stands_behind_a_stopped_attempt_too() -> None:
+    scene = Scene()
+    scene.submit(spec("a"), spec("b"))
+    scene.poll(2)
+    scene.cancel("b")  # given back first, for it goes backwards
+
+    scene.tell(events.Leave(WORKER))
+
+    assert scene.state("a") is JobState.QUEUED
+
+
+def test_a_chunk_is_handed_out_with_the_names_of_its_inputs() -> None:
+    scene = Scene()
+    scene.finish(spec("x"))
+
+    fence = scene.lease(spec("a", items=2, inputs=("x",)), settled={"x": JobState.COMPLETED})
+
+    assert scene.describe(fence).inputs == (("x", b""),)

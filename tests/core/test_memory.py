@@ -205,3 +205,21 @@ def test_hosts_that_are_short_of_memory_are_told_of() -> None:
     scene.tell(events.Heartbeat(WORKER, (), 10, 10))
     assert "waits for a free slot" in why(scene)
     assert scene.state("a") is JobState.QUEUED
+
+
+def test_the_largest_host_that_fits_is_the_one_to_name() -> None:
+    scene = scene_with(10**9, most=8 * 10**9)
+    scene.register("small#1", memory_room=10**8, memory_most=2 * 10**9)
+
+    scene.submit(spec("a", Options(memory=(8 * 10**9,))), spec("b", Options(memory=(9 * 10**9,))))
+
+    assert "none has more than 1 GB to promise now" in why(scene, "a")
+    assert "the largest that fits offers 8 GB" in why(scene, "b")
+
+
+def test_a_host_that_has_promised_more_than_it_has_has_nothing_left_to_promise() -> None:
+    scene = scene_with(10)
+    grant(scene, TWO)
+    scene.tell(events.Heartbeat(WORKER, (), 1, 10))
+
+    assert room_of(scene.board.workers[WORKER]) == 0

@@ -6,7 +6,7 @@ from cluster.core.job import Job
 from cluster.core.placement import MAX_STALE_ENTRIES, Lane, Placement, is_satisfiable
 from cluster.core.records import Options
 from cluster.core.states import JobState
-from tests.core.builders import job, worker
+from tests.core.builders import Scene, job, spec, worker
 
 
 def queued(name: str = "", options: Options | None = None, *, seq: int = 1) -> Job:
@@ -239,3 +239,44 @@ def test_whether_a_worker_could_ever_run_a_job_is_asked_of_its_whole_capacity() 
     assert is_satisfiable(wants, {"gpu": 2}, frozenset({("zone", "lab")}))
     assert not is_satisfiable(wants, {"gpu": 1}, frozenset({("zone", "lab")}))
     assert not is_satisfiable(wants, {"gpu": 2}, frozenset())
+
+
+def test_jobs_of_several_lanes_come_in_the_order_of_their_admission() -> None:
+    scene = Scene()
+    names = [f"j{number}" for number in range(6)]
+    scene.submit(*(spec(name, Options(queue="even" if at % 2 else "odd")) for at, name in enumerate(names)))
+
+    leased = [scene.describe(fence).job for fence in scene.poll(5)]
+
+    assert leased == names[:5]
+
+
+def test_a_lane_is_left_when_its_resource_is_used_up() -> None:
+    scene = Scene()
+    scene.register(resources=(("gpu", 1),))
+    scene.submit(*(spec(options=Options(resources=(("gpu", 1),))) for _ in range(3)))
+
+    assert len(scene.poll(3)) == 1
+
+
+def test_a_worker_that_offers_none_of_a_resource_can_never_run_the_job() -> None:
+    one = job("a", Options(resources=(("gpu", 1),)))
+
+    assert not is_satisfiable(one, {}, frozenset())
+    assert is_satisfiable(one, {"gpu": 1}, frozenset())
+
+
+def test_a_lane_counts_its_entries_as_they_come_and_go() -> None:
+    scene = Scene()
+    scene.submit(*(spec(f"j{number}") for number in range(5)))
+    scene.cancel("j0", "j3")
+    (lane,) = scene.board.placement._lanes.values()
+
+    head = lane.head()
+    counted = [lane._entries]
+    scene.poll(2)
+    counted.append(lane._entries)
+
+    assert head is not None
+    assert head.spec.id == "j1"
+    assert counted == [4, 2]

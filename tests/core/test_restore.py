@@ -356,3 +356,31 @@ def test_a_limit_that_had_grown_has_grown_still_and_what_is_held_stays_promised(
     assert scene.job("a").outgrown == 1
     assert scene.describe(fence).memory == 5
     assert scene.board.workers[WORKER].promised == 5
+
+
+def test_an_argument_is_needed_until_the_end_of_the_job_that_has_it_is_durable() -> None:
+    scene = Scene()
+    scene.submit(spec("first"))
+    scene.submit(spec("a", inputs=("first",)))
+    scene.settle(scene.report(success(scene.poll()[0])))
+
+    effects = scene.report(success(scene.poll()[0]))
+    needed = [scene.board.needs_result("first")]  # a master that dies now has its successor run `a` again
+    scene.settle(effects)
+    needed.append(scene.board.needs_result("first"))
+
+    assert needed == [True, False]
+
+
+def test_a_job_requeued_before_its_end_is_durable_needs_its_arguments_once() -> None:
+    scene = Scene()
+    scene.finish(spec("first"))
+    fence = scene.lease(spec("a", inputs=("first",)), settled={"first": JobState.COMPLETED})
+    ended = scene.report(failure(fence))
+
+    scene.requeue("a", settled={"first": JobState.COMPLETED})
+    scene.settle(ended)  # of the run before
+    scene.settle(scene.report(success(scene.poll()[0])))
+
+    assert not scene.board.needs_result("first")
+    assert not scene.board.inputs_needed

@@ -405,3 +405,34 @@ def test_a_dead_letter_is_kept_for_as_long_as_the_operator_says_at_least() -> No
     effects = scene.report(failure(fence))
 
     assert only(Ended, effects).keep_until == WALL + scene.board.settings.dead_retention_seconds
+
+
+def test_a_job_whose_time_has_just_come_does_not_wait_for_the_next_tick() -> None:
+    scene = Scene()
+    fence = scene.lease(spec("first"))
+    scene.submit(spec("a", after=("first",), delay=5.0))
+
+    scene.report(success(fence), at=5.0)
+
+    assert scene.state("a") is JobState.QUEUED
+
+
+def test_one_that_waits_for_more_keeps_none_behind_it_waiting() -> None:
+    scene = Scene()
+    scene.submit(spec("first"), spec("other"))
+    scene.submit(spec("both", after=("first", "other")), spec("one", after=("first",)))
+    (fence, _) = scene.poll(2)
+
+    scene.report(success(fence))
+
+    assert (scene.state("both"), scene.state("one")) == (JobState.WAITING, JobState.QUEUED)
+
+
+def test_a_chunk_that_is_given_up_is_one_failed_attempt() -> None:
+    scene = Scene()
+    scene.submit(spec("a", items=1))
+    (fence,) = scene.poll()
+
+    scene.report(chunk_report(fence, bad(0)))
+
+    assert scene.board.counters.failed_attempts == 1

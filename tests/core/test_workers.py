@@ -4,7 +4,7 @@ from cluster.core import events
 from cluster.core.effects import AttemptFailed, Ended, GivenBack, Wake
 from cluster.core.records import Ending, Options
 from cluster.core.states import JobState
-from tests.core.builders import AT_MOST_ONCE, MONO, WORKER, Scene, moment, only, spec, success
+from tests.core.builders import AT_MOST_ONCE, MONO, WORKER, Scene, every, moment, only, spec, success
 
 TIMEOUT = 10.0
 GPU = Options(resources=(("gpu", 1),))
@@ -284,3 +284,17 @@ def test_a_worker_drains_until_it_is_told_otherwise_also_if_it_registers_again()
     assert effects == [Wake()]
     assert len(scene.poll()) == 1
     assert scene.tell(events.Drain("never heard of", draining=True)) == []
+
+
+def test_a_lost_worker_s_stopped_attempt_hides_none_behind_it() -> None:
+    scene = Scene()
+    scene.submit(spec("a"), spec("b"))
+    scene.poll(2)
+    scene.cancel("a")
+
+    effects = scene.tick(11.0)  # the master itself may have slept
+    effects += scene.tick(25.0) if scene.board.workers else []
+
+    assert not scene.board.leases
+    assert [one.job for one in every(AttemptFailed, effects)] == ["b"]
+    assert only(AttemptFailed, effects).certificate.started == moment().wall

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,7 +79,7 @@ def test_an_empty_folder_may_be_there_and_a_full_one_is_left_alone(tmp_path: Pat
     (tmp_path / "full" / "thesis.tex").touch()
 
     Authority.create(tmp_path / "empty")
-    with pytest.raises(Refused, match="is not empty"):
+    with pytest.raises(Refused, match="is not an empty folder"):
         Authority.create(tmp_path / "full")
 
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
@@ -261,10 +261,12 @@ def test_what_ended_long_ago_is_forgotten(authority: Authority, clock: Clock) ->
     assert [name for name, _ in states(authority)] == ["ana", "ben", "eve"]
 
     clock.now += 20 * DAY
-    authority.revoke("client", "eve")
     authority.issue("client", "kim")
+    assert states(authority) == [("ana", "revoked"), ("eve", "valid"), ("kim", "valid")]
+    authority.revoke("client", "eve")
+    authority.issue("client", "leo")
 
-    assert states(authority) == [("eve", "revoked"), ("kim", "valid")]
+    assert states(authority) == [("eve", "revoked"), ("kim", "valid"), ("leo", "valid")]
     assert len(list(x509.load_pem_x509_crl(authority.revoked.read_bytes()))) == 1
 
 
@@ -438,6 +440,25 @@ def test_a_link_in_the_place_of_a_key_is_refused(authority: Authority) -> None:
 
     with pytest.raises(Refused, match="is a symbolic link"):
         authority.issue("client", "ana")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_plain_file_is_told_as_such(authority: Authority, make: Callable[[Path, int], None]) -> None:
+    authority.ca_key.unlink()
+    make(authority.ca_key, 0o600)
+
+    with pytest.raises(Refused, match=r"ca\.key is no plain file"):
+        authority.issue("client", "ana")
+
+
+def test_what_somebody_else_has_put_there_is_left_alone(authority: Authority) -> None:
+    (authority.folder / "notes.new").write_text("mine")
+    (authority.folder / "a.pem.new").mkdir()
+
+    authority.issue("client", "ana")
+
+    assert (authority.folder / "notes.new").read_text() == "mine"
+    assert (authority.folder / "a.pem.new").is_dir()
 
 
 def test_without_its_key_an_authority_can_be_read_and_signs_nothing(authority: Authority) -> None:

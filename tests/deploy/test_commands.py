@@ -93,7 +93,24 @@ def test_a_worker_is_told_its_slots_and_what_it_offers(parts: list[Part], tmp_pa
 def test_the_environment_is_the_caller_s_without_what_clients_are_told(parts: list[Part]) -> None:
     for part in parts:
         assert part.environment["HOME"] == "/root"
-        assert [name for name in part.environment if name.startswith("CLUSTER")] == [MARK]
+        assert [name for name in part.environment if name.startswith("CLUSTER")] == []
+
+
+def test_every_command_line_says_which_cluster_it_is_of(parts: list[Part], tmp_path: Path) -> None:
+    assert {after(part, MARK) for part in parts} == {f"{tmp_path}/state/run/cluster"}
+
+
+def test_a_worker_whose_jobs_are_another_user_s_has_its_folders_where_that_user_can_get_to(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("workers: [{user: nobody, limits: {nofile: 256, fsize: 10GB}}, {}]")
+    config = load_config(file, environment={})
+
+    _, other, own = parts_of(Snapshot.of(config, "tcp://127.0.0.1:7601"), Runtime.of(config), {})
+
+    assert after(other, "--user") == "nobody"
+    assert " ".join(other.command).count("--limit fsize=10000000000 --limit nofile=256") == 1
+    assert "--scratch" not in other.command
+    assert after(own, "--scratch").startswith(str(tmp_path))
 
 
 def test_jobs_find_the_program_s_modules_and_those_beside_the_file(parts: list[Part], tmp_path: Path) -> None:

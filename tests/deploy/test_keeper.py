@@ -37,7 +37,7 @@ def test_a_second_keeper_of_the_same_folder_does_not_stay(lab: Lab) -> None:
     lifecycle.up(lab.config())
 
     second = subprocess.run(
-        [sys.executable, "-m", "cluster.deploy.keeper", str(lab.runtime.folder)],
+        [sys.executable, "-m", "cluster.deploy.keeper", "--run", str(lab.runtime.folder)],
         capture_output=True,
         text=True,
         timeout=30,
@@ -172,7 +172,7 @@ def test_a_runtime_without_snapshot_is_nothing_to_keep(lab: Lab) -> None:
     Runtime(lab.folder / "empty").make()
 
     ran = subprocess.run(
-        [sys.executable, "-m", "cluster.deploy.keeper", str(lab.folder / "empty")],
+        [sys.executable, "-m", "cluster.deploy.keeper", "--run", str(lab.folder / "empty")],
         capture_output=True,
         text=True,
         timeout=30,

@@ -11,10 +11,12 @@ import pytest
 from cluster.deploy import processes
 from cluster.deploy.processes import MARK, NOBODY, ProcessName, birth_of, marked_processes, name_process, wait_gone
 
+SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]
+
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: "here"}) as process:
+    with subprocess.Popen([*SLEEPER, MARK, "here"]) as process:
         yield process
         process.kill()
 
@@ -63,8 +65,17 @@ def test_a_command_with_brackets_in_its_name_does_not_confuse(tmp_path: object) 
 
 
 def test_a_marked_process_is_found_with_its_command_and_others_are_not(sleeper: subprocess.Popen[bytes]) -> None:
-    assert list(marked_processes("here")) == [(name_process(sleeper.pid), ["sleep", "600"])]
+    assert list(marked_processes("here")) == [(name_process(sleeper.pid), [*SLEEPER, MARK, "here"])]
     assert not list(marked_processes("elsewhere"))
+
+
+def test_a_mark_on_the_command_line_of_another_user_counts_for_nothing(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+
+    assert sleeper.poll() is None
+    assert not list(marked_processes("here"))
 
 
 def test_waiting_tells_who_is_left(sleeper: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.deploy.schema import MAX_SOCKET_PATH_BYTES, Config, NotYet, Section, Threads
+from cluster.deploy.schema import MAX_SOCKET_PATH_BYTES, Certificate, Config, NotYet, Section, Threads
 
 
 def read(folder: str = "/srv/lab", **data: Any) -> Config:
@@ -59,7 +59,9 @@ def test_a_unix_socket_s_path_is_made_absolute_and_bounded() -> None:
 def test_an_address_that_others_can_reach_needs_tls(bind: str) -> None:
     said = fault(master={"bind": bind})
 
-    assert "needs tls, and tls is not there yet" in said
+    assert "needs tls; write tls: auto" in said
+    assert read(master={"bind": bind, "tls": "auto"}).master.bind == bind
+    assert read(master={"bind": bind, "insecure": True}).master.insecure
 
 
 @pytest.mark.parametrize("bind", ["tcp://127.0.0.1:0", "tcp://[::1]:7601", "tcp://localhost:7601"])
@@ -71,12 +73,31 @@ def test_the_bare_word_off_is_off_although_yaml_makes_it_false() -> None:
     assert read(master={"tls": False}).master.tls == "off"
 
 
+def test_the_files_of_a_certificate_come_out_absolute_and_survive_the_snapshot() -> None:
+    config = read(master={"tls": {"ca": "tls/ca.pem", "cert": "/etc/lab/m.pem", "key": "tls/m.key"}})
+
+    tls = Config.model_validate_json(config.model_dump_json()).master.tls
+
+    assert (
+        tls
+        == config.master.tls
+        == Certificate(ca="/srv/lab/tls/ca.pem", cert="/etc/lab/m.pem", key="/srv/lab/tls/m.key")
+    )
+
+
+def test_hosts_are_checked_as_a_certificate_will_say_them() -> None:
+    assert read(master={"hosts": ["Head.lab", "[::1]"]}).master.hosts == ["head.lab", "::1"]
+
+    assert "is no host's name or address" in fault(master={"hosts": ["head.lab", "*.lab"]})
+
+
+def test_tls_and_insecure_contradict_each_other() -> None:
+    assert "leave one of the two out" in fault(master={"tls": "auto", "insecure": True})
+
+
 @pytest.mark.parametrize(
     "data",
     [
-        {"master": {"tls": "auto"}},
-        {"master": {"tls": {"ca": "x"}}},
-        {"master": {"tls": True}},
         {"master": {"web": {"bind": "http://127.0.0.1:7602"}}},
         {"master": {"store": "postgresql://db"}},
         {"ship": ["mine"]},
@@ -84,7 +105,6 @@ def test_the_bare_word_off_is_off_although_yaml_makes_it_false() -> None:
         {"queues": {"gpu": {"priority": 10}}},
         {"queues": {"gpu": {"max_running": 4}}},
         {"workers": [{"host": "node1"}]},
-        {"workers": [{"user": "ana"}]},
         {"workers": [{"port": 2222}]},
         {"workers": [{"setup": ["true"]}]},
         {"workers": [{"venv": "auto"}]},
@@ -109,7 +129,7 @@ def sections(section: type[Section]) -> set[type[Section]]:
     return found
 
 
-@pytest.mark.parametrize("section", sorted(sections(Config) - {Threads}, key=str))
+@pytest.mark.parametrize("section", sorted(sections(Config) - {Threads, Certificate}, key=str))
 def test_what_is_still_to_be_built_takes_its_own_default(section: type[Section]) -> None:
     whole = section.model_validate({})
 
@@ -215,8 +235,21 @@ def test_defaults_retention_and_the_log_s_form_are_taken_as_written() -> None:
         ({"retention": {"max_size": "999kB"}}, "999000 bytes are less than a store takes without any job; write 1MB"),
         ({"retention": {"max_size": "2000000TB"}}, "is no size"),
         ({"log": {"format": "xml"}}, "'text' or 'json'"),
+        ({"workers": [{"limits": 7}]}, "7 is no section of limits"),
+        ({"workers": [{"limits": {"stack": 7}}]}, "no limit is called 'stack'; there are as, core, cpu"),
+        ({"workers": [{"limits": {"nofile": 3}}]}, "limit nofile must be at least 32, not 3"),
+        ({"workers": [{"limits": {"nofile": "1GB"}}]}, "limit nofile: '1GB' is no whole number"),
+        ({"workers": [{"limits": {"as": "1MB"}}]}, "limit as must be at least"),
+        ({"workers": [{"limits": {"fsize": "big"}}]}, "'big' is no size"),
     ],
     ids=str,
 )
 def test_what_no_cluster_could_keep_to_is_refused(data: dict[str, Any], said: str) -> None:
     assert said in fault(**data)
+
+
+def test_limits_are_read_as_sizes_or_numbers() -> None:
+    config = read(workers=[{"user": "nobody", "limits": {"nofile": 256, "fsize": "10GB", "core": 0}}])
+
+    assert config.workers[0].limits == {"nofile": 256, "fsize": 10**10, "core": 0}
+    assert config.workers[0].user == "nobody"

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from cluster.core import events
+from cluster.core.digests import name_function
 from cluster.core.effects import Record
 from cluster.errors import ClusterError
 from cluster.master.master import Clock, Master
@@ -121,18 +122,20 @@ def seeds() -> list[bytes]:
     def call(desk: str, method: str, **said: Any) -> list[Any]:
         return [number[desk, method], said]
 
-    function = {"digest": b"f", "body": b"b", "python": "3.11", "pickler": "3", "name": "f"}
+    function = msgspec.to_builtins(name_function(b"b", "3.11", "3", "f", reusable=False), builtin_types=(bytes,))
+    digest = function["digest"]
     retry = {"max_retries": 2, "backoff": 1.0, "factor": 2.0, "max_delay": 9.0, "jitter": 0.1, "retry_on": ["a.B"]}
     options = {
         "name": "n", "queue": "q", "priority": 1, "retry": retry, "crash_limit": 1, "timeout": 1.0, "tags": ["t"],
         "resources": [["gpu", 1]], "memory": [100], "labels": [["zone", "a"]], "result_ttl": 9.0, "echo": True,
     }  # fmt: skip
     jobs: list[list[Any]] = [
-        ["a", b"f", b"x", options],
-        ["b", b"f", b"x", {}, ["a"], ["a"]],
-        ["c", b"f", b"x", {"memory": [100]}],
+        ["a", digest, b"x", options],
+        ["b", digest, b"x", {}, ["a"], ["a"]],
+        ["c", digest, b"x", {"memory": [100]}],
     ]
-    jobs += [["d", b"f", b"x", {}, [], [], 5.0, None, 60.0], ["e", b"f", b"x", {}, [], [], 0.0, None, None, "k", 10]]
+    jobs += [["d", digest, b"x", {}, [], [], 5.0, None, 60.0]]
+    jobs += [["e", digest, b"x", {}, [], [], 0.0, None, None, "k", 10]]
     submit = call("jobs", "submit", session="s", jobs=jobs, functions=[function], number=1)
     hello = {"worker": "w#1", "name": "w", "host": "h", "pid": 1, "slots": 2, "resources": [["gpu", 1]]}
     hello |= {"labels": [["zone", "a"]], "memory_room": 1000, "memory_most": 1000}

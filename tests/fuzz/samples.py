@@ -65,10 +65,13 @@ class _Sampler:
                     low, high = max(low, 0.0), min(high, 1e6)
                 value = chance.choice(FLOATS)
                 is_bounded = (low, high) != (float("-inf"), float("inf"))
-                return 0.0 if value != value and is_bounded else min(max(value, low), high)  # noqa: PLR0124 - not a number
+                value = 0.0 if value != value and is_bounded else value  # noqa: PLR0124 - not a number
+                return min(max(value, low), high)
             case inspect.StrType():
-                return chance.choice(TEXTS)
-            case inspect.BytesType() | inspect.AnyType():
+                return chance.choice([text for text in TEXTS if _fits(info, text)])
+            case inspect.BytesType():
+                return chance.choice([blob for blob in BLOBS if _fits(info, blob)])
+            case inspect.AnyType():
                 return chance.choice(BLOBS)
             case inspect.BoolType():
                 return chance.random() < 0.5
@@ -93,3 +96,7 @@ def _bounds(info: inspect.IntType | inspect.FloatType, low: float, high: float) 
     low = info.ge if info.ge is not None else low if info.gt is None else info.gt
     high = info.le if info.le is not None else high if info.lt is None else info.lt
     return low, high
+
+
+def _fits(info: inspect.StrType | inspect.BytesType, value: str | bytes) -> bool:
+    return (info.min_length or 0) <= len(value) <= (len(value) if info.max_length is None else info.max_length)

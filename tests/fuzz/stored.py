@@ -113,13 +113,13 @@ def row_seeds() -> list[bytes]:
 def _read_outcome(reader: rows.Reader, row: Row) -> object:
     outcome = reader.outcome(row[0], row[1], row[2:])
     if not is_payload_of(row[6], row[7]):  # as every caller does that hands it out
-        raise BadSealError("the result")
+        raise BadSealError("the result", "outcomes")
     return outcome
 
 
 def _story_row(reader: rows.Reader, row: Row) -> object:
     if row[OUTCOME.start] not in (None, row[REQUEUE.start] or 1):
-        raise BadSealError("another run")  # the view joins no such row
+        raise BadSealError("another run", "outcomes")  # the view joins no such row
     # How many attempts there are is counted by SQL: it is no column of the file.
     count = int(row[FAILED_ATTEMPTS + 1] is not None)
     return reader.whole_story([*row[:FAILED_ATTEMPTS], count, *row[FAILED_ATTEMPTS + 1 :]])

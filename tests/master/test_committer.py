@@ -632,3 +632,20 @@ def test_a_store_that_can_t_prune_now_is_asked_again_later(bench: Bench, caplog:
 
     assert bench.store.pruned == [WALL, WALL]
     assert "pruning failed and is tried again later" in caplog.text
+
+
+def test_while_a_refusal_waits_the_rest_is_told_apart_as_ever(bench: Bench) -> None:
+    bench.store.failures.append(StoreError("test:", "the disk fails"))
+    bench.commit(admitted(1))
+    assert bench.committer.is_condemned("1")
+
+    refused = TellRefused(1, "1", "store", "disk full")
+    told = [bench.append(Wake()), bench.append(refused, ended(2), Wake())]
+
+    assert told == [[Wake()], [Wake()]]
+    outcome = bench.committer.undurable("2")
+    assert outcome is not None
+    assert outcome.job == "2"
+    bench.committer.drive()
+    assert bench.listener.durable[-2:] == [refused, ended(2)]
+    assert not bench.committer.is_condemned("1")

@@ -9,7 +9,6 @@ from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
 from cluster.master.master import Clock, Master
 from cluster.store.memory import MemoryStore
-from cluster.store.port import Opening
 from tests.core.builders import AT_MOST_ONCE, WORKER, failure, spec, success
 from tests.master.rig import DEADLINE_SECONDS, HandStore, Rig
 
@@ -76,19 +75,6 @@ def test_a_master_that_sleeps_before_its_first_tick_forgives_that_too() -> None:
         rig.master.decide(events.Tick())
 
         assert [info.state for info in rig.jobs.workers()] == ["ready"]
-
-
-def test_what_the_store_found_altered_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    class Altered(MemoryStore):
-        def open(self) -> Opening:
-            opening = super().open()
-            return Opening(opening.epoch, opening.next_seq, opening.max_fence, (), ("job 'a' was altered",))
-
-    master = Master(Altered())
-    master.open(grace_seconds=0.0)
-    master.stop()
-
-    assert "store memory:: job 'a' was altered" in caplog.text
 
 
 def test_an_ended_job_whose_record_was_altered_does_not_keep_the_master_from_opening(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from cluster.core.records import Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import Refused, UnknownJob
-from cluster.master import served_jobs
+from cluster.master import jobs_desk, served_jobs
 from cluster.master.served_jobs import ServedJobsDesk
 from cluster.wire import calls
 from cluster.wire.calls import CALLS
@@ -52,6 +54,23 @@ def test_every_call_of_the_table_has_its_method(served: Served) -> None:
     missing = [name for desk, name in CALLS if desk == "jobs" and not callable(getattr(served.desk, name, None))]
 
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "lie", [{"body": b"pickled evil"}, {"reusable": True}, {"name": "tests.other"}, {"python": "3.9"}]
+)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_function_under_another_s_digest_is_refused(served: Served, lie: dict[str, Any], is_there: bool) -> None:
+    if is_there:
+        served.submit("honest")
+    poison = structs.replace(TASK, **lie)
+
+    with pytest.raises(Refused, match=r"digest that is not its own"):
+        served.desk.submit(PEER, calls.Submit(served.session, (spec("evil"),), (poison,), 2))
+
+    assert "evil" not in served.rig.master.board.jobs
+    assert served.rig.master.board.shelf.get(TASK.digest) == (TASK if is_there else None)
+    assert served.submit("later", number=3)
 
 
 def test_a_session_is_told_of_its_jobs(served: Served) -> None:
@@ -169,3 +188,29 @@ def test_a_session_is_told_the_master_s_defaults_when_it_is_opened() -> None:
 
         assert opened.defaults == defaults
         desk.stop()
+
+
+def test_one_identity_leaves_sessions_for_others(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_jobs, "MAX_SESSIONS_PER_IDENTITY", 1)
+
+    with pytest.raises(Refused, match="1 clients are connected, which is the limit"):
+        served.desk.open(PEER, calls.Nothing())
+    assert served.desk.open(Peer(2, Role.ADMIN, PEER.address), calls.Nothing()).session
+
+
+def test_a_chunk_that_claims_more_items_than_it_brings_is_refused_with_its_batch(served: Served) -> None:
+    honest, hollow = spec("a"), structs.replace(spec("b"), items=1_000_000_000)
+
+    with pytest.raises(Refused, match="job b claims 1,000,000,000 items in"):
+        served.desk.submit(PEER, calls.Submit(served.session, (honest, hollow), (), number=1))
+    with pytest.raises(UnknownJob):
+        served.desk.info(PEER, calls.JobArgs("a"))
+
+
+def test_only_so_many_queues_are_paused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_desk, "MAX_PAUSED_QUEUES", 1)
+    served.desk.pause(PEER, calls.QueueArgs("a"))
+
+    with pytest.raises(Refused, match="1 queues are paused, which is the limit"):
+        served.desk.pause(PEER, calls.QueueArgs("b"))
+    served.desk.pause(PEER, calls.QueueArgs("a"))

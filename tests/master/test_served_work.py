@@ -429,3 +429,54 @@ def test_output_of_before_the_latest_registration_waits_until_it_is_said_again_f
         scene.tell(progress=(Progress(lease.fence, 0.0, 0.0, output=b"early late"),), number=2)
 
         assert (early, scene.jobs.output("a")) == (b"", b"early late")
+
+
+def test_a_worker_that_asks_for_the_whole_queue_gets_it_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_work, "MAX_LEASES_AT_ONCE", 2)
+    with Scene() as scene:
+        scene.join()
+        scene.submit(*[spec(str(number)) for number in range(5)])
+
+        pieces, seen = [], 0
+        for _ in range(4):
+            work = scene.listen(seen, credit=1 << 60)
+            seen = work.mark
+            pieces.append(len(work.leases))
+
+    assert pieces == [2, 2, 1, 0]
+
+
+def test_there_are_only_so_many_workers_and_one_that_is_here_may_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_work, "MAX_WORKERS", 2)
+    with Scene() as scene:
+        scene.join()
+        scene.join(worker="w#other")
+
+        with pytest.raises(Refused, match="2 workers are registered, which is the limit"):
+            scene.join(worker="w#third")
+        scene.join(number=2)
+
+
+# --- whose certificate it is --------------------------------------------------------------------------------------------
+
+
+def test_with_tls_a_worker_speaks_only_for_workers_of_its_certificate_s_name() -> None:
+    worker, other = (Peer(1, Role.WORKER, "here", name, "01") for name in ("w", "other"))
+    with Scene() as table:
+        hello = Hello(worker="w#1", name="w", host="h", pid=1, slots=1)
+        table.desk.register(worker, Register(hello))
+        calls: list[Callable[[Peer], object]] = [
+            lambda peer: table.desk.listen(peer, WorkListen("w#1", 0, 0.0)),
+            lambda peer: table.desk.tell(peer, Tell("w#1")),
+            lambda peer: table.desk.heartbeat(peer, Heartbeat("w#1", Health())),
+            lambda peer: table.desk.register(peer, Register(hello, (), 2)),
+            lambda peer: table.desk.leave(peer, WorkerArgs("w#1")),
+        ]
+
+        for call in calls:
+            with pytest.raises(Refused, match="is of worker other, which can't speak for w#1"):
+                call(other)
+        with pytest.raises(Refused, match="can't register as 'w'"):
+            table.desk.register(other, Register(Hello(worker="other#1", name="w", host="h", pid=1, slots=1)))
+        for call in calls:
+            call(worker)

@@ -52,6 +52,8 @@ NAMES = {
     "JobExpired",
     "MasterUnavailable",
     "StoreError",
+    "StoreFull",
+    "StoreUnwritten",
     "StoreInUse",
     "StoreUnsafe",
     "StoreTampered",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from cluster.core.records import FunctionBlob, JobId, JobSpec, Options, RetryRule
+from cluster.core.digests import name_function
+from cluster.core.records import JobId, JobSpec, Options, RetryRule
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 Call: TypeAlias = "Callable[[Host], None]"
 
-FUNCTIONS = tuple(FunctionBlob(bytes([n]) * 16, b"code", "3.11", "3.0", f"task{n}") for n in range(1, 4))
+FUNCTIONS = tuple(name_function(b"code", "3.11", "3.0", f"task{n}", reusable=False) for n in range(1, 4))
 QUEUES = ("default", "slow")
 RESOURCES = (("gpu", 1),)
 LABELS = (("zone", "lab"),)

@@ -18,7 +18,7 @@ from cluster.core.timers import Timer
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
-    from cluster.store.memory import MemoryStore
+    from cluster.store.port import Store
 
 
 def check_board(board: Board) -> None:
@@ -60,7 +60,7 @@ def check_empty(board: Board) -> None:
     _require(not board.shelf._users, f"tasks still in use: {board.shelf._users}")
 
 
-def check_agreement(board: Board, store: MemoryStore) -> None:
+def check_agreement(board: Board, store: Store) -> None:
     """The store would restore this board: same live jobs, same runs, same budgets, same leases."""
     stored = {record.spec.id: record for record in store.live_jobs()}
     live = {name: job for name, job in board.jobs.items() if not job.is_terminal}
@@ -136,7 +136,7 @@ def _check_dependants(board: Board) -> None:
         for name, job in waiting.items():
             _require(board.jobs.get(name) is job, f"{name} waits for {dependency} and is not on the board")
             _require(dependency in job.spec.after, f"{name} waits for {dependency}, which it did not name")
-    wanted = Counter(name for job in board.jobs.values() if not job.is_terminal for name in job.spec.inputs)
+    wanted = Counter(name for job in board.jobs.values() if not job.is_settled for name in job.spec.inputs)
     _require(wanted == board.inputs_needed, f"inputs needed are {dict(wanted)}, counted {board.inputs_needed}")
 
 

@@ -9,7 +9,8 @@ from msgspec import structs
 
 from cluster.core import events
 from cluster.core.board import Settings
-from cluster.core.records import Ending, FunctionBlob, JobId, JobSpec, Options, Outcome, Report, RetryRule
+from cluster.core.digests import name_function
+from cluster.core.records import Ending, JobId, JobSpec, Options, Outcome, Report, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreFull, UnknownJob
 from cluster.master.jobs_desk import JobsDesk
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from cluster.core.effects import Record
 
-TASK = FunctionBlob(b"t" * 16, b"code", "3.11", "3.0", "task")
+TASK = name_function(b"code", "3.11", "3.0", "task", reusable=False)
 TIMEOUT_SECONDS = 10.0
 
 

@@ -136,7 +136,7 @@ def test_an_altered_record_is_copied_and_told(path: Path, target: Path) -> None:
     made = make(path, target)
 
     assert [("job 'job2'" in sentence) for sentence in made.findings] == [True]
-    assert jobs_in(target) == [1]
+    assert jobs_in(target) == [1, 2]  # the second one set aside
 
 
 def test_a_full_disk_leaves_nothing_of_a_backup(path: Path, target: Path) -> None:

@@ -4,13 +4,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cluster.core.board import FENCE_BITS
+from cluster.core.effects import Undone
 from cluster.errors import StoreError
-from cluster.store.epochs import FILE_BYTES, JUMP, MAX_EPOCH, EpochFile
+from cluster.store.backup import back_up
+from cluster.store.epochs import FILE_BYTES, JUMP, MAX_EPOCH, EpochFile, Witness
+from cluster.store.files import StoreFiles
+from cluster.store.inspection import check
 from cluster.store.sqlite import SqliteStore
 from tests.store.build import admitted
 
@@ -153,6 +158,103 @@ def test_the_command_that_is_told_accepts_a_log_that_another_program_has_merged(
     path.with_name("runs.db.epoch").unlink()
 
     assert open_once(path) == 3 + JUMP
+
+
+HEADER_BYTES, FRAME_BYTES = 32, 24 + 4096  # https://www.sqlite.org/fileformat.html#the_write_ahead_log
+
+
+def cut(log: Path) -> None:
+    log.write_bytes(log.read_bytes()[: -FRAME_BYTES // 2])
+
+
+def cut_to_nothing(log: Path) -> None:
+    log.write_bytes(b"")
+
+
+def cut_by_a_whole_commit(log: Path) -> None:
+    """The last one is a frame of the journal's page."""
+    log.write_bytes(log.read_bytes()[:-FRAME_BYTES])
+
+
+def flip_a_bit(log: Path) -> None:
+    said = bytearray(log.read_bytes())
+    said[HEADER_BYTES + 24 + 2000] ^= 1
+    log.write_bytes(said)
+
+
+@pytest.mark.parametrize("harm", [cut, cut_to_nothing, cut_by_a_whole_commit, flip_a_bit])
+def test_a_log_that_was_cut_or_altered_after_a_crash_is_refused_by_all(
+    path: Path, harm: Callable[[Path], None]
+) -> None:
+    kill_one(path)
+    log = path.with_name("runs.db-wal")
+    whole = log.read_bytes()
+    harm(log)
+    files = StoreFiles("runs.db", path)
+
+    found = check("runs.db", files)
+    with pytest.raises(StoreError, match="commits that were acknowledged are gone"):
+        SqliteStore(path).open()
+    with pytest.raises(StoreError, match="commits that were acknowledged are gone"):
+        back_up("runs.db", files, path.with_name("backup.db"), may_replace=False)
+
+    assert not found.is_usable
+    assert "put the log back" in found.findings[0]
+    log.write_bytes(whole)
+    path.with_name("runs.db-shm").unlink(missing_ok=True)
+    store = SqliteStore(path)
+    store.open()
+    assert store.find("job10") is not None
+    store.close()
+
+
+def test_the_command_that_is_told_goes_on_without_what_the_log_has_lost(path: Path) -> None:
+    kill_one(path)
+    cut(path.with_name("runs.db-wal"))
+    with pytest.raises(StoreError, match=rf"`rm {path}.epoch`"):
+        SqliteStore(path).open()
+
+    path.with_name("runs.db.epoch").unlink()
+
+    assert open_once(path) > JUMP
+
+
+def test_what_a_crash_left_is_whole_whether_it_was_filed_or_not(path: Path) -> None:
+    for source in (
+        KILLED,
+        KILLED.replace("os.kill", "store.tidy(); os.kill"),
+        KILLED.replace("(10)", "(10, args=b'x' * (9 << 20))"),
+    ):
+        ran = subprocess.run([sys.executable, "-c", source, str(path)], cwd=ROOT, check=False)
+        assert ran.returncode == -signal.SIGKILL
+
+        assert check("runs.db", StoreFiles("runs.db", path)).is_usable
+        store = SqliteStore(path)
+        store.open()
+        assert store.find("job10") is not None
+        store.commit([Undone(10)])
+        store.close()
+
+
+def test_a_commit_s_number_is_noted_without_a_sync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(path)
+    store.open()
+    witness = EpochFile("runs.db", path.with_name("runs.db.epoch"))
+    key = path.with_name("runs.db.key").read_bytes()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cluster.store.epochs.os.fsync", pytest.fail)
+        store.commit([admitted(10)])
+        first = witness.read(key)
+        store.commit([admitted(11)])
+        second = witness.read(key)
+
+    assert first is not None
+    assert second is not None
+    assert 0 < first.entry < second.entry
+    assert second.is_log_needed
+    store.close()
+    assert witness.read(key) == Witness(second.epoch, second.store, is_log_needed=False)
 
 
 def test_a_deleted_index_of_the_log_is_made_again(path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_short_key_is_refused(path: Path) -> None:
 def test_another_stores_key_is_refused(path: Path) -> None:
     path.with_name("runs.db.key").write_bytes(b"k" * 32)
 
-    assert "was altered" in refusal(path, StoreTampered)
+    assert "is not what this cluster wrote" in refusal(path, StoreTampered)
 
 
 def test_a_log_without_its_database_is_refused(path: Path) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from cluster.core.effects import Admitted, Requeued
 from cluster.core.records import JobSpec, Options
+from cluster.store import journal, rows
 from cluster.store.rows import BadSealError, Reader
 from cluster.store.seal import Seal
 from cluster.store.sqlite import SqliteStore
@@ -34,6 +36,12 @@ def test_what_is_shared_between_jobs_is_bounded(tmp_path: Path, monkeypatch: pyt
     assert len(store._records._options) <= 6
     assert len(store._records._digests) <= 6
     store.close()
+
+
+@pytest.mark.parametrize("kind", [-1, len(journal.KINDS), 1 << 40])
+def test_a_record_of_a_kind_that_this_version_does_not_know_is_refused_by_name(kind: int) -> None:
+    with pytest.raises(rows.UNREADABLE, match=f"a record of kind {kind}"):
+        journal.decode(msgspec.msgpack.encode([(kind, Requeued(1, "job1", 2, 300.0))]))
 
 
 def test_a_row_is_named_when_its_seal_does_not_fit() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cluster.core.effects import Admitted, QueuePaused, Record
+from cluster.core.records import Ending
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreFull, StoreInUse, StoreTampered
 from cluster.store.port import Room
@@ -723,10 +724,22 @@ def test_an_outcome_moved_from_one_job_to_another_is_found(filled: SqliteStore) 
         filled.outcome("job3")
 
 
-def test_a_listing_leaves_tampered_jobs_out(filled: SqliteStore) -> None:
+def test_a_listing_shows_of_a_tampered_job_its_name_and_why_it_is_set_aside(
+    filled: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
     tamper(filled, f"UPDATE outcomes SET {flip('body')} WHERE seq = 1 AND run = 2")
 
-    assert [job.seq for job in filled.page(0, 10)] == [2, 3]
+    first, *others = filled.page(0, 10)
+
+    assert [job.seq for job in others] == [2, 3]
+    assert first.outcome is not None
+    assert first.outcome.certificate is not None
+    assert (first.spec.id, first.spec.args, first.state) == ("job1", b"", JobState.DEAD_LETTER)
+    assert first.outcome.certificate.ending is Ending.TAMPERED
+    assert "the outcome of run 2 of job 'job1' is not what this cluster wrote" in first.outcome.certificate.reason
+    assert [job.seq for job in filled.page(0, 10, JobState.DEAD_LETTER)] == [1]
+    assert [job.seq for job in filled.page(0, 1)] == [1]  # a page of nothing else is no end of the listing
+    assert caplog.text.count("tampered: table=outcomes job=job1") == 1
     assert filled.tampered == [
         "the outcome of run 2 of job 'job1' is not what this cluster wrote; it is left out of everything"
     ]
@@ -812,7 +825,7 @@ def test_a_store_that_can_not_tell_its_epoch_is_not_opened(filled: SqliteStore, 
 
 
 def test_sentences_on_tampered_rows_are_bounded(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.store.sqlite.MAX_TAMPERED_NAMED", 2)
+    monkeypatch.setattr("cluster.store.aside.MAX_NAMED", 2)
     store.commit([admitted(seq) for seq in (1, 2, 3)])
     store.close()
     connection = sqlite3.connect(store._files.database)

@@ -70,6 +70,18 @@ def test_of_one_origin_there_is_a_line_at_a_time_and_the_next_one_says_what_was_
     assert audit.counts() == {"handshake_wrong_key": 1002, "handshake_timeout": 1}
 
 
+def test_nobody_hides_another_s_event_behind_his_own(caplog: pytest.LogCaptureFixture) -> None:
+    audit = Audit(lambda: 0.0)
+
+    for name in ("", "ana", "", "eve"):
+        audit.record(Kind.HANDSHAKE_REVOKED, origin="192.0.2.7", role="client" if name else "", name=name, reason="x")
+
+    assert [line for line in ("name= ", "name=ana ", "name=eve ") if line in caplog.text] == [
+        "name= ", "name=ana ", "name=eve ",
+    ]  # fmt: skip
+    assert len(caplog.records) == 3
+
+
 def test_a_flood_from_everywhere_costs_few_lines_and_bounded_memory_and_loses_no_count(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -101,14 +101,14 @@ def test_a_frame_is_one_write_however_long_it_is(  # row A7
         def close(self) -> None:
             pass
 
-    real = connection._socket
-    monkeypatch.setattr(connection, "_socket", Counting())
+    real = connection._line
+    monkeypatch.setattr(connection, "_line", Counting())
     for size in (10, 16_384, 17_000, 60_000, 1_000_000):
         connection.send_frame(bytes(size))
-    monkeypatch.setattr(connection, "_socket", real)
+    monkeypatch.setattr(connection, "_line", real)
 
     assert writes == [14, 16_388, 17_004, 60_004, 1_000_004]
-    assert real.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_vanished_host_is_noticed_by_the_kernel(ends: tuple[socket.socket, ClusterConnection]) -> None:  # row A6

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import os
 import pickle
 import stat
 import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import cloudpickle
+import msgspec
 import pytest
 
 from cluster.errors import ClusterError
@@ -19,7 +26,7 @@ def test_each_role_gets_a_key_of_its_own_that_only_its_owner_reads(tmp_path: Pat
     assert {role: path.name for role, path in paths.items()} == {role: f"{role}.key" for role in Role}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in paths.values())
     assert stat.S_IMODE((tmp_path / "deep" / "keys").stat().st_mode) == 0o700
-    assert len({load_key(path).reveal() for path in paths.values()}) == len(Role)
+    assert len({load_key(path).secrets()[0].reveal() for path in paths.values()}) == len(Role)
     assert sorted(path.name for path in (tmp_path / "deep" / "keys").iterdir()) == [
         "admin.key",
         "client.key",
@@ -28,9 +35,9 @@ def test_each_role_gets_a_key_of_its_own_that_only_its_owner_reads(tmp_path: Pat
 
 
 def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
-    before = {role: load_key(path).reveal() for role, path in make_keys(tmp_path).items()}
+    before = {role: load_key(path).secrets()[0].reveal() for role, path in make_keys(tmp_path).items()}
 
-    after = {role: load_key(path).reveal() for role, path in make_keys(tmp_path).items()}
+    after = {role: load_key(path).secrets()[0].reveal() for role, path in make_keys(tmp_path).items()}
 
     assert after == before
 
@@ -41,7 +48,7 @@ def test_starts_at_the_same_moment_agree_on_the_keys(tmp_path: Path) -> None:
 
     def make() -> None:
         barrier.wait()
-        found.append(load_key(make_keys(tmp_path)[Role.CLIENT]).reveal())
+        found.append(load_key(make_keys(tmp_path)[Role.CLIENT]).secrets()[0].reveal())
 
     threads = [threading.Thread(target=make) for _ in range(8)]
     for thread in threads:
@@ -109,6 +116,47 @@ def test_a_secret_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     assert "canary" not in caplog.text + str(secret) + repr(secret) + f"{secret}"
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(secret)
+
+
+@dataclass
+class Holder:
+    secret: Secret
+
+
+def raise_with_it_in_hand(secret: Secret) -> None:
+    held = Holder(secret)
+    raise ValueError(f"{held} {secret!s:>20}")
+
+
+def test_no_way_of_writing_things_down_writes_a_secret() -> None:
+    secret = Secret(b"canary-canary-canary-canary-canary")
+
+    with pytest.raises(ValueError, match="Secret") as caught:
+        raise_with_it_in_hand(secret)
+    trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    told = "".join(trace.format())
+
+    assert "held" in told
+    assert "canary" not in told
+    refusals: list[Callable[[], object]] = [
+        lambda: json.dumps(secret), lambda: msgspec.json.encode(secret), lambda: msgspec.msgpack.encode([secret]),
+        lambda: copy.copy(secret), lambda: copy.deepcopy([secret]), secret.__getstate__, lambda: vars(secret),
+        lambda: bytes(secret), lambda: cloudpickle.dumps(lambda: secret),  # type: ignore[call-overload]
+    ]  # fmt: skip
+    for refusal in refusals:
+        with pytest.raises(TypeError) as refused:
+            refusal()
+        assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_keys_in_a_folder_that_others_can_write_into_are_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "keys"
+    make_keys(folder)
+    folder.chmod(mode)
+
+    with pytest.raises(ClusterError, match=f"run `chmod go-w {folder}`"):
+        make_keys(folder)
 
 
 def test_a_secret_in_hand_is_long_enough() -> None:

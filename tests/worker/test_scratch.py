@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -93,10 +94,44 @@ def test_a_folder_that_was_never_locked_is_removed_once_its_worker_would_have_lo
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
     with (
         pytest.raises(Refused, match="belongs to another user"),
         scratch.scratch_folder(str(tmp_path), "w"),
     ):
         pass
+
+
+def test_a_link_in_place_of_the_folder_is_refused_and_what_is_behind_it_stays(tmp_path: Path) -> None:
+    """In /tmp, where the folder lies by default, another user may be there first."""
+    home = tmp_path / "home"
+    precious = home / "w-precious"
+    precious.mkdir(parents=True)
+    long_ago = time.time() - 2 * scratch.UNLOCKED_SECONDS
+    os.utime(precious, (long_ago, long_ago))
+    link = tmp_path / "cluster-1000"
+    link.symlink_to(home)
+
+    with pytest.raises(Refused, match="symbolic link"), scratch.scratch_folder(str(link), "w"):
+        pass
+
+    assert precious.is_dir()
+
+
+def test_a_folder_that_others_can_write_into_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    parent = tmp_path / "open"
+    parent.mkdir()
+    parent.chmod(0o777)
+
+    with pytest.raises(Refused, match=f"run `chmod go-w {parent}`"), scratch.scratch_folder(str(parent), "w"):
+        pass
+
+
+def test_folders_for_another_user_can_be_gone_through_and_nothing_else(tmp_path: Path) -> None:
+    parent = tmp_path / "scratch"
+
+    with scratch.scratch_folder(str(parent), "w", is_shared=True) as base:
+        modes = [stat.S_IMODE(Path(path).stat().st_mode) for path in (parent, base)]
+
+    assert modes == [0o711, 0o711]

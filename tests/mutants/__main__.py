@@ -1,0 +1,199 @@
+"""`make mutants [MODULE=policy]`: how many small faults in what decides over jobs do the tests of its rooms find?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutants.operators import Mutant, mutants
+from tests.mutants.trial import (
+    BROKEN,
+    ROOT,
+    SUITE,
+    SURVIVED,
+    Importer,
+    Rehearsal,
+    Session,
+    bounded,
+    in_fork,
+    own_tests,
+    put_in,
+    run_pytest,
+)
+
+EQUIVALENT = Path(__file__).parent / "equivalent.toml"
+
+
+def deciding_modules() -> list[str]:
+    """The modules whose branches `make coverage` asks for, from the project's root."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = settings["tool"]["coverage"]["report"]["include"]
+    return sorted(
+        str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern) if path.suffix == ".py"
+    )
+
+
+def mutants_of(path: str) -> list[Mutant]:
+    """All mutants of a module."""
+    return mutants(path, (ROOT / path).read_text())
+
+
+def equivalent_mutants() -> dict[tuple[str, str, str, str], str]:
+    """Those that no test can find, by module, function, line and mutated line, with the reason."""
+    listed = tomllib.loads(EQUIVALENT.read_text()).get("mutant", [])
+    return {(one["module"], one["function"], one["was"], one["now"]): one["because"] for one in listed}
+
+
+def key_of(mutant: Mutant) -> tuple[str, str, str, str]:
+    """How the list of equivalent mutants names one."""
+    return mutant.path, mutant.scope, mutant.was, mutant.now
+
+
+@dataclass
+class Score:
+    """What came of a module's mutants."""
+
+    found: int = 0
+    survived: int = 0
+    equivalent: int = 0
+
+    @property
+    def share(self) -> float:
+        """Per cent that were found, of those that could be."""
+        return 100.0 * self.found / max(1, self.found + self.survived)
+
+    def __str__(self) -> str:
+        """For a table."""
+        return f"{self.share:5.1f} %  {self.found:4} of {self.found + self.survived:4} found, {self.equivalent:3} equivalent"
+
+
+class Judge:
+    """Tries mutants and keeps the score."""
+
+    def __init__(self, chosen: Sequence[Mutant], tests: Sequence[str], folder: Path) -> None:
+        self._chosen = chosen
+        self._tests = tests
+        self._rehearsal_file = folder / "rehearsal.json"
+        self._survived_file = folder / "survived"  # numbers of mutants, a line each: written by forks
+        self._broken_file = folder / "broken"  # those whose function could not be given other code
+        self._equivalent = equivalent_mutants()
+        self._out = os.fdopen(os.dup(1), "w", buffering=1)  # pytest takes the other one
+
+    def judge(self) -> dict[str, Score]:
+        """Try each of them, and tell of the survivors as they come; the score of each module."""
+        for file in (self._survived_file, self._broken_file):
+            file.touch()
+        # A process of its own, for it imports the kit: a module with a fault in it must be imported first.
+        pid = os.fork()
+        if not pid:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # pytest's dots, of thousands of sessions
+            os._exit(run_pytest(Session(self._try_functions), self._tests))
+        if os.waitpid(pid, 0)[1]:
+            sys.exit(f"without a mutant, the tests do not pass: {' '.join(self._tests)}")
+        at_import = [number for number, mutant in enumerate(self._chosen) if not mutant.scope]
+        self._say(f"{len(at_import)} mutants at import")
+        for number in sorted([*at_import, *_numbers(self._broken_file)]):
+            self._note(number, in_fork(lambda number=number: self._try_import(self._chosen[number])))  # type: ignore[misc]
+        return self._count(set(_numbers(self._survived_file)))
+
+    def _try_functions(self, session: Session) -> None:
+        began = time.monotonic()
+        if in_fork(lambda: session.rehearse(self._rehearsal_file)) != SURVIVED:
+            os._exit(1)
+        rehearsal = Rehearsal(self._rehearsal_file)
+        self._say(f"{len(session.items)} tests, rehearsed in {time.monotonic() - began:.0f} s")
+        for number, mutant in enumerate(self._chosen):
+            if number and mutant.path != self._chosen[number - 1].path:
+                self._say(f"{number} of {len(self._chosen)} tried: {mutant.path} is next")
+            if mutant.scope:
+                self._note(number, in_fork(lambda mutant=mutant: _try_function(session, rehearsal, mutant)))  # type: ignore[misc]
+
+    def _try_import(self, mutant: Mutant) -> int:
+        rehearsal = Rehearsal(self._rehearsal_file)
+        bounded()
+        sys.meta_path.insert(0, Importer(mutant))
+        verdicts: list[int] = []
+
+        def use(session: Session) -> None:
+            verdicts.append(session.run(rehearsal.order(mutant, session.items), rehearsal.seconds))
+
+        run_pytest(Session(use), self._tests)
+        return verdicts[0] if verdicts else BROKEN  # it could not even be collected
+
+    def _note(self, number: int, status: int) -> None:
+        mutant = self._chosen[number]
+        if status == BROKEN and mutant.scope:
+            _append(self._broken_file, number)
+        elif status == SURVIVED:
+            _append(self._survived_file, number)
+            if key_of(mutant) not in self._equivalent:
+                self._say(f"\n{mutant.path}:{mutant.line}: survived in {mutant.scope or 'the module'}")
+                self._say(f"  - {mutant.was}\n  + {mutant.now}")
+
+    def _count(self, survived: set[int]) -> dict[str, Score]:
+        scores: dict[str, Score] = {}
+        for number, mutant in enumerate(self._chosen):
+            score = scores.setdefault(mutant.path, Score())
+            if key_of(mutant) in self._equivalent:
+                score.equivalent += 1
+                if number not in survived:
+                    self._say(
+                        f"{mutant.path}:{mutant.line}: listed as equivalent, and found all the same: {mutant.now}"
+                    )
+            elif number in survived:
+                score.survived += 1
+            else:
+                score.found += 1
+        return scores
+
+    def _say(self, text: str) -> None:
+        self._out.write(f"{text}\n")
+
+
+def _try_function(session: Session, rehearsal: Rehearsal, mutant: Mutant) -> int:
+    bounded()
+    return session.run(rehearsal.order(mutant, session.items), rehearsal.seconds) if put_in(mutant) else BROKEN
+
+
+def _append(file: Path, number: int) -> None:
+    with file.open("a") as lines:
+        lines.write(f"{number}\n")
+
+
+def _numbers(file: Path) -> list[int]:
+    return [int(line) for line in file.read_text().split()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 if at least the wanted share was found."""
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("--module", default="", help="only modules whose path holds this, or one of these (a,b)")
+    parser.add_argument("--every", type=int, default=1, help="only each so many-th mutant")
+    parser.add_argument("--own", action="store_true", help="only with the tests of the module itself")
+    parser.add_argument("--least", type=float, default=90.0, help="per cent that must be found in each module")
+    said = parser.parse_args(arguments)
+    os.environ["HYPOTHESIS_PROFILE"] = "mutants"
+    paths = [path for path in deciding_modules() if any(part in path for part in said.module.split(","))]
+    chosen = [mutant for path in paths for mutant in mutants_of(path)][:: said.every]
+    if not chosen:
+        sys.exit(f"no module's path holds {said.module!r}")
+    tests = [f"{own_tests(path)}" for path in paths] if said.own else SUITE
+    with tempfile.TemporaryDirectory() as folder:
+        scores = Judge(chosen, tests, Path(folder)).judge()
+    print()
+    for path, score in scores.items():
+        print(f"{score}  {path}")
+    total = Score(*(sum(getattr(one, name) for one in scores.values()) for name in ("found", "survived", "equivalent")))
+    print(f"{total}  in all")
+    return int(any(score.share < said.least for score in scores.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
