@@ -7,13 +7,14 @@ SEED ?=
 STAGE ?= loopback
 SECONDS ?= 120
 MODULE ?=
+BENCH ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Remade when the dependencies may have changed.
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage mutants bench sim sim-long chaos kills clean
+.PHONY: help demo test check coverage mutants bench scaling guard sim sim-long chaos kills clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -39,8 +40,14 @@ coverage: $(READY) ## unit tests alone take every branch of what decides over jo
 mutants: $(READY) ## do the unit tests notice small faults in what decides? make mutants [MODULE=policy]; many minutes for all
 	@$(RUN) -m tests.mutants --module "$(MODULE)"
 
-bench: $(READY) ## our speed beside the standard library's, in one run
-	@$(RUN) -m benchmarks
+bench: $(READY) ## our speed beside others', in one run: make bench [BENCH="--all --peers dask,ray,celery --json FILE"]
+	@$(RUN) -m benchmarks $(BENCH)
+
+scaling: $(READY) ## what a job costs with more jobs, slots, workers: make scaling [BENCH="--json FILE"]
+	@$(RUN) -m benchmarks.scaling $(BENCH)
+
+guard: $(READY) ## is HEAD slower than main? make guard [OLD=main] [NEW=HEAD]
+	@$(RUN) -m benchmarks.guard $(or $(OLD),main) $(or $(NEW),HEAD)
 
 sim: $(READY) ## the simulator: make sim SEEDS=10000
 	@$(RUN) -m tests.sim --seeds $(SEEDS)

@@ -30,10 +30,12 @@ def measure_cold(contender: Contender) -> list[Reading]:
                 return start("process_pool_executor.py", contender.start_method)
             case Side.POOL:
                 return start("multiprocessing_pool.py", contender.start_method)
-            case Side.TCP:
-                raise ValueError("a cluster over TCP is started long before it is used; it has no cold start")
+            case Side.LOKY:
+                return start("loky.py", "")
             case Side.IMPORT:
                 return [Reading("import over bare", median(import_milliseconds() for _ in range(IMPORT_REPEATS)))]
+            case _:
+                raise ValueError(f"{contender.side} is started long before it is used; it has no cold start")
 
 
 def start(script: str, argument: str) -> list[Reading]:

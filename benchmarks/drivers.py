@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 CONFIG = f"""\
 name: benchmark
-master: {{bind: "tcp://127.0.0.1:0", store: "sqlite:///jobs.db", keys: keys}}
-log: {{dir: logs}}
-workers: [{", ".join(f"{{name: worker{number}, slots: 1}}" for number in range(WORKERS))}]
+master: {{{{bind: "tcp://127.0.0.1:0", store: "sqlite:///jobs.db", keys: keys{{tls}}}}}}
+log: {{{{dir: logs}}}}
+workers: [{", ".join(f"{{{{name: worker{number}, slots: 1}}}}" for number in range(WORKERS))}]
 """
 
 MapWay = Callable[[int], list[int]]  # number of items -> their results
@@ -63,9 +63,9 @@ class ClusterDriver:
 
 
 class ExecutorDriver:
-    """concurrent.futures.ProcessPoolExecutor."""
+    """concurrent.futures.ProcessPoolExecutor, or what has the same interface."""
 
-    def __init__(self, executor: ProcessPoolExecutor) -> None:
+    def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
     def one_by_one(self, jobs: int) -> list[int]:
@@ -116,11 +116,11 @@ def driver_of(contender: Contender, scratch: Path) -> Iterator[Driver]:
             store = "memory:" if contender.side is Side.MEMORY else f"sqlite:///{scratch / 'benchmark.db'}"
             with cluster.local(slots=WORKERS, store=store) as opened:
                 yield ClusterDriver(opened)
-        case Side.TCP:
+        case Side.TCP | Side.TLS:
             import cluster
 
             config = scratch / "cluster.yaml"
-            config.write_text(CONFIG)
+            config.write_text(CONFIG.format(tls=", tls: auto" if contender.side is Side.TLS else ""))
             with cluster.launch(config) as launched:
                 yield ClusterDriver(launched)
         case Side.EXECUTOR:
@@ -130,5 +130,15 @@ def driver_of(contender: Contender, scratch: Path) -> Iterator[Driver]:
         case Side.POOL:
             with multiprocessing.get_context(contender.start_method).Pool(WORKERS) as pool:
                 yield PoolDriver(pool)
-        case Side.IMPORT:
-            raise ValueError("an import runs no jobs; it is only measured for its cold start")
+        case Side.LOKY:
+            from joblib.externals.loky import ProcessPoolExecutor as LokyExecutor
+
+            with LokyExecutor(WORKERS) as executor:
+                yield ExecutorDriver(executor)
+        case Side.DASK | Side.RAY | Side.CELERY | Side.HYPERQUEUE:
+            from benchmarks.peers.drivers import peer_driver
+
+            with peer_driver(contender.side, scratch) as driver:
+                yield driver
+        case Side.IMPORT | Side.MACHINE:
+            raise ValueError(f"{contender.side} runs no jobs")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from benchmarks.plan import FIGURES, OURS, PEERS, Figure, Goal, Side
+from benchmarks.plan import FIGURES, Figure, Goal, Side
 from benchmarks.rounds import Sample
 
 
@@ -48,6 +48,7 @@ class Verdict(StrEnum):
     REACHED = "reached"
     FIRST_STAGE = "first stage reached"
     MISSED = "MISSED"
+    UNMEASURED = "not measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,11 @@ class Judgement:
 
     figure: Figure
     goal: Goal
-    peer: Side | None  # whom the ratio is to
-    spread: Spread
     verdict: Verdict
+    ours: Spread | None = None  # the figures themselves
+    theirs: Spread | None = None
+    peer: Side | None = None  # whom the ratio is to
+    spread: Spread | None = None  # what the goal is about: the ratio, or our figure where there is no peer
 
 
 def standings(samples: Sequence[Sample]) -> list[Standing]:
@@ -89,15 +92,15 @@ def ratio(ours: Standing, peer: Standing) -> Spread | None:
     return Spread.of(ours.by_round[number] / peer.by_round[number] for number in shared) if shared else None
 
 
-def ratios(all_standings: Sequence[Standing]) -> dict[tuple[str, Side, Side], Spread]:
-    """Ratio by (figure, our side, peer)."""
+def ratios(all_standings: Sequence[Standing], peers: Sequence[Side]) -> dict[tuple[str, Side, Side], Spread]:
+    """Ratio by (figure, side, peer), of each side to each of these peers."""
     found: dict[tuple[str, Side, Side], Spread] = {}
-    for ours in all_standings:
+    for one in all_standings:
         for peer in all_standings:
-            if ours.side in OURS and peer.side in PEERS and peer.figure == ours.figure:
-                against = ratio(ours, peer)
+            if peer.side in peers and peer.side is not one.side and peer.figure == one.figure:
+                against = ratio(one, peer)
                 if against is not None:
-                    found[key_of(ours.figure), ours.side, peer.side] = against
+                    found[key_of(one.figure), one.side, peer.side] = against
     return found
 
 
@@ -107,33 +110,39 @@ def key_of(figure: Figure) -> str:
 
 
 def judgements(all_standings: Sequence[Standing]) -> list[Judgement]:
-    """Every goal for which both sides were measured."""
+    """Every goal, those too for which too little was measured."""
     found: list[Judgement] = []
     for figure in FIGURES:
         here = {standing.side: standing for standing in all_standings if standing.figure == figure}
-        for goal in figure.goals:
-            judged = judge(figure, goal, here)
-            if judged is not None:
-                found.append(judged)
+        found += [judge(figure, goal, here) for goal in figure.goals]
     return found
 
 
-def judge(figure: Figure, goal: Goal, here: dict[Side, Standing]) -> Judgement | None:
-    """One goal, by what was measured; None if that isn't enough."""
+def judge(figure: Figure, goal: Goal, here: dict[Side, Standing]) -> Judgement:
+    """One goal, by what was measured."""
     ours = here.get(goal.side)
     if ours is None:
-        return None
+        return Judgement(figure, goal, Verdict.UNMEASURED)
     if not goal.against:
-        return Judgement(figure, goal, None, ours.spread, verdict_of(figure, goal, ours.spread.median))
+        verdict = verdict_of(figure, goal, ours.spread.median)
+        return Judgement(figure, goal, verdict, ours=ours.spread, spread=ours.spread)
     peers = [here[side] for side in goal.against if side in here]
     if len(peers) < len(goal.against):
-        return None
+        return Judgement(figure, goal, Verdict.UNMEASURED, ours=ours.spread)
     choose = max if figure.is_more_better else min
     best = choose(peers, key=lambda standing: standing.spread.median)
     against = ratio(ours, best)
     if against is None:
-        return None
-    return Judgement(figure, goal, best.side, against, verdict_of(figure, goal, against.median))
+        return Judgement(figure, goal, Verdict.UNMEASURED, ours=ours.spread, theirs=best.spread, peer=best.side)
+    return Judgement(
+        figure,
+        goal,
+        verdict_of(figure, goal, against.median),
+        ours=ours.spread,
+        theirs=best.spread,
+        peer=best.side,
+        spread=against,
+    )
 
 
 def verdict_of(figure: Figure, goal: Goal, value: float) -> Verdict:

@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.drivers import Driver, driver_of
-from benchmarks.plan import Contender, Side, Size, Workload
+from benchmarks.limits import measure_limits
+from benchmarks.plan import ALONE, Contender, Side, Size, Workload, sized
 
 MAP_REPEATS = 3  # one run takes a few tens of milliseconds, so a single one would measure the scheduler's mood
 
@@ -50,21 +51,52 @@ class Request:
 
 
 def measure(request: Request) -> list[Reading]:
-    """Open the contender, warm it up, and measure."""
-    with (
-        tempfile.TemporaryDirectory(prefix="cluster-benchmark-") as scratch,
-        driver_of(request.contender, Path(scratch)) as driver,
-    ):
-        check(driver.one_by_one(request.size.warm_up_jobs), request.size.warm_up_jobs)
-        match request.workload:
-            case Workload.THROUGHPUT:
-                return throughput(driver, request.size)
-            case Workload.LATENCY:
-                return latency(driver, request.size)
-            case Workload.MAP:
-                return mapping(driver, request.size)
-            case Workload.COLD:
-                raise ValueError("a cold start is measured from outside; see cold_start.py")
+    """Measure in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="cluster-benchmark-") as scratch:
+        if request.workload in ALONE:
+            return measure_alone(request.workload, request.size, Path(scratch))
+        with driver_of(request.contender, Path(scratch)) as driver:
+            return measure_driver(driver, request.workload, sized(request.size, request.contender.side))
+
+
+def measure_driver(driver: Driver, workload: Workload, size: Size) -> list[Reading]:
+    """Warm an open side up, and measure it."""
+    check(driver.one_by_one(size.warm_up_jobs), size.warm_up_jobs)
+    match workload:
+        case Workload.THROUGHPUT:
+            return throughput(driver, size)
+        case Workload.LATENCY:
+            return latency(driver, size)
+        case Workload.MAP:
+            return mapping(driver, size)
+        case _:
+            raise ValueError(f"{workload} is not measured through a driver")
+
+
+def measure_alone(workload: Workload, size: Size, scratch: Path) -> list[Reading]:
+    """What has no peer."""
+    match workload:
+        case Workload.LIMITS:
+            found = measure_limits(size.limit_seconds, scratch)
+        case Workload.IDLE:
+            from benchmarks.scaling.idle import measure_idle
+
+            found = measure_idle(size.idle_seconds, scratch)
+        case Workload.DEATH:
+            from benchmarks.scaling.death import measure_deaths
+
+            found = measure_deaths(size.deaths)
+        case Workload.QUEUED:
+            from benchmarks.scaling.queued import measure_queued
+
+            found = measure_queued(size.queued_jobs, scratch)
+        case Workload.CONNECTED:
+            from benchmarks.scaling.connected import measure_connected
+
+            found = measure_connected(size.connected_workers, size.connected_seconds, scratch)
+        case _:
+            raise ValueError(f"{workload} has peers")
+    return [Reading(name, value) for name, value in found.items()]
 
 
 def throughput(driver: Driver, size: Size) -> list[Reading]:

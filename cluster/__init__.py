@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         StoreInUse,
         StoreTampered,
         StoreUnsafe,
+        StoreUnwritten,
         UnknownJob,
         WorkerLost,
     )
@@ -92,6 +93,7 @@ __all__ = [
     "StoreInUse",
     "StoreTampered",
     "StoreUnsafe",
+    "StoreUnwritten",
     "UnknownJob",
     "WorkerInfo",
     "WorkerLost",

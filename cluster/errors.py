@@ -7,7 +7,8 @@
     │   ├── (stopped)  JobCancelled, JobExpired
     │   └── (worker)   JobCrashed ── OutOfMemory
     │                  WorkerLost
-    ├── (master)   MasterUnavailable, StoreError ── StoreFull, StoreInUse, StoreUnsafe, StoreTampered
+    ├── (master)   MasterUnavailable, StoreError ── StoreUnwritten ── StoreFull
+    │                                          StoreInUse, StoreUnsafe, StoreTampered
     └── (handle)   Detached
 
 A task's own exception is raised as itself, with a `RemoteTraceback` as its cause; it is not part of this tree.
@@ -147,7 +148,11 @@ class StoreError(ClusterError):
         return f"store {self.store}: {self.reason}"
 
 
-class StoreFull(StoreError):
+class StoreUnwritten(StoreError):
+    """The store did not take what was to be written, and nothing of it was."""
+
+
+class StoreFull(StoreUnwritten):
     """There is no room for what was to be written, and nothing of it was."""
 
 

@@ -189,7 +189,9 @@ def show(
     if form.json:
         print_json(document)
         return
-    print_fields((key, ", ".join(value) if isinstance(value, tuple) else str(value)) for key, value in document.items())
+    told = {**document, "hosts": ", ".join(standing.hosts), "until": _until(standing.not_after)}
+    del told["not_after"]
+    print_fields((key, str(value)) for key, value in told.items())
 
 
 # --- which authority, and how it is told ----------------------------------------------------------------------------

@@ -10,8 +10,8 @@ What is written on the command line goes before what the environment says. Opera
 workers theirs: from a file's `keys`, or, where only the environment names a key, `admin.key` or `worker.key` beside it.
 
 The certificate, if there is TLS, is what `--tls-ca`, `--tls-cert` and `--tls-key` name, else what the file says
-(`master.tls`), else, with an address, what the environment's CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY name. An
-operator's certificate will do for clients' commands too: they then connect as admin, with the admin key.
+(`master.tls`). With an address the environment's CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY stand for each that is
+not written. An operator's certificate will do for clients' commands too: they then connect as admin, with the admin key.
 """
 
 from __future__ import annotations
@@ -97,12 +97,16 @@ def locate(where: Where, role: Role) -> Found:
 
 def certificate(where: Where) -> TlsFiles | None:
     """The certificate that is named; None: there is no TLS, or a file says which. Raises `Refused` for half of one."""
-    from cluster.wire.tls import files_from, files_from_environment
+    from cluster.wire.tls import files_from, files_from_environment, named_by_environment
 
     named = {"ca": where.tls_ca, "cert": where.tls_cert, "key": where.tls_key}
-    found = files_from(named, "--tls-{}")
     # What the environment names goes with the address that it names, not with a file.
-    return found if found or _file_of(where) else files_from_environment()
+    if _file_of(where):
+        return files_from(named, "--tls-{}")
+    if not any(named.values()):
+        return files_from_environment()
+    around = named_by_environment()
+    return files_from({part: path or around[part] for part, path in named.items()}, "--tls-{}")
 
 
 def _file_of(where: Where) -> Path | None:
@@ -111,21 +115,31 @@ def _file_of(where: Where) -> Path | None:
         raise Refused("--address and --file both name a cluster; write the one that you mean")
     if where.address or (not where.file and os.environ.get("CLUSTER_ADDRESS")):
         return None
-    return where.file or config_file(None)
-
-
-def config_file(given: Path | None) -> Path:
-    """The configuration that is meant. Raises `Refused` if there is none."""
-    if given is not None:
-        return given
-    if named := os.environ.get("CLUSTER_FILE"):
-        return Path(named)
-    if Path(DEFAULT_FILE).exists():
-        return Path(DEFAULT_FILE)
+    if found := _config_file(where.file):
+        return found
     raise Refused(
         f"no cluster is named, and there is no {DEFAULT_FILE} here; write --file FILE or --address tcp://HOST:PORT, "
         f"or set CLUSTER_FILE or CLUSTER_ADDRESS"
     )
+
+
+def config_file(given: Path | None) -> Path:
+    """The configuration that is meant, for what an address is not enough for. Raises `Refused` if there is none."""
+    if found := _config_file(given):
+        return found
+    address = os.environ.get("CLUSTER_ADDRESS")
+    raise Refused(
+        f"no configuration is named, and there is no {DEFAULT_FILE} here; name the cluster's YAML file, or set CLUSTER_FILE"
+        + (f" (CLUSTER_ADDRESS is {address}; of a cluster at an address, see `cluster worker list`)" if address else "")
+    )
+
+
+def _config_file(given: Path | None) -> Path | None:
+    if given is not None:
+        return given
+    if named := os.environ.get("CLUSTER_FILE"):
+        return Path(named)
+    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else None
 
 
 def find_cluster(where: Where) -> Cluster:

@@ -66,7 +66,7 @@ def down(
 
 
 def status(form: Form, file: FileArgument = None) -> None:
-    """Show how a cluster is: its master, and each worker with its health."""
+    """Show how a cluster is: its master, and each worker with its health, those too that joined by hand."""
     _print_status(_config(file), form)
 
 
@@ -139,5 +139,5 @@ def _row(worker: WorkerStatus) -> tuple[str, ...]:
         f"{worker.running}/{worker.slots}",
         f"{health.cpu_percent:.0f} %" if health else "-",
         memory_text(health) if health else "-",
-        str(worker.restarts),
+        str(worker.restarts) if worker.is_kept else "by hand",
     )

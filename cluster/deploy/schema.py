@@ -180,7 +180,7 @@ class Master(Section):
     tls: Annotated[Tls, PlainValidator(_read_tls), PlainSerializer(_write_tls)] = key(
         "off",
         "`off`; `auto`: a private authority and certificates in the folder `tls` beside `keys`, made and renewed at `up`; "
-        "or `{ca: FILE, cert: FILE, key: FILE}`. See [certificates](../how-to/certificates.md).",
+        "or `{ca: FILE, cert: FILE, key: FILE}`. See [across hosts](../how-to/tls.md).",
     )
     hosts: Annotated[list[str], AfterValidator(_read_hosts)] = key(
         [], "What others dial to reach it, besides what `tls: auto` finds out: names and addresses for its certificate."

@@ -50,6 +50,7 @@ class WorkerStatus(Struct, frozen=True):
     restarts: int = 0
     trouble: str = ""
     health: Health | None = None  # None: the master has not heard from it
+    is_kept: bool = True  # False: it was started by hand, here or on another host, and no keeper restarts it
 
 
 class Status(Struct, frozen=True):
@@ -59,7 +60,7 @@ class Status(Struct, frozen=True):
     state: str  # "up", "degraded" (some part is not ready, or no keeper watches), "down"
     keeper: int  # its pid; 0: none runs
     master: MasterStatus
-    workers: tuple[WorkerStatus, ...]
+    workers: tuple[WorkerStatus, ...]  # the file's, in its order; then those that joined by hand and are not lost
 
 
 def status(config: Config) -> Status:
@@ -83,7 +84,10 @@ def status(config: Config) -> Status:
         states = {master.state, *(worker.state for worker in told)}
         is_whole = keeper is not None and states == {"ready"}
         state = "up" if is_whole else "degraded"
-    return Status(config.name, state, 0 if keeper is None else keeper.pid, master, told)
+    # Nobody promised that these would be there, so the state above does not depend on them.
+    named = {worker.name for worker in config.workers}
+    joined = tuple(_joined(info) for info in workers if info.state != "lost" and info.name not in named)
+    return Status(config.name, state, 0 if keeper is None else keeper.pid, master, told + joined)
 
 
 def _now(record: PartRecord | None, process: ProcessName | None) -> PartRecord:
@@ -156,6 +160,20 @@ def _worker(worker: Worker, record: PartRecord, known: tuple[WorkerInfo, ...]) -
         restarts=record.restarts,
         trouble=record.trouble or ("" if info is None else info.trouble),
         health=None if info is None else info.health,
+    )
+
+
+def _joined(info: WorkerInfo) -> WorkerStatus:
+    return WorkerStatus(
+        name=info.name,
+        host=info.host,
+        pid=info.pid,
+        state=info.state,
+        slots=info.slots,
+        running=info.running,
+        trouble=info.trouble,
+        health=info.health,
+        is_kept=False,
     )
 
 

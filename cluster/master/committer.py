@@ -21,7 +21,7 @@ so letting it run on serves nobody), a refusal (nothing was kept), a wake-up.
 When a commit fails (disk full), leases and outcomes are kept and sent again, untold, until the store takes them. What
 was admitted and is not durable, in the failed group and behind it in the log, is undone: those clients are told that
 they are refused, their records leave the log, and `Undone` goes in, because a failed commit may have happened after
-all. Unless the store knows that it has not (`StoreFull`), these refusals wait for that `Undone`: a master that dies
+all. Unless the store knows that it has not (`StoreUnwritten`), these refusals wait for that `Undone`: a master that dies
 before it is durable may leave a job behind that its client believes refused, and the next master would run it. Until the
 store is well the board admits nothing.
 
@@ -55,7 +55,7 @@ from cluster.core.effects import (
     Wake,
 )
 from cluster.core.records import JobId, Outcome
-from cluster.errors import StoreError, StoreFull
+from cluster.errors import StoreError, StoreUnwritten
 from cluster.master.retention import Pruner, Retention
 from cluster.store.port import Store
 
@@ -314,7 +314,7 @@ class Committer:
             self._log = [(_without(effects, gone, names), then) for effects, then in self._log]
             for job in names:
                 self._undurable.pop(job, None)
-            if not isinstance(error, StoreFull):
+            if not isinstance(error, StoreUnwritten):
                 self._condemned.update((effect.spec.id, effect.seq) for effect in admitted)
             early = self.append(self._audience.undo_admissions([job.spec.id for job in admitted], error.reason))
         self._audience.tell_early(early)

@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from cluster.errors import StoreError, StoreFull, StoreTampered
+from cluster.errors import StoreError, StoreFull, StoreTampered, StoreUnwritten
 from cluster.store import sql
 
 # The log is written back every 16 MB of it: often enough to keep it small, seldom enough not to be felt.
@@ -67,7 +67,12 @@ def reason(error: Exception, path: Path, busy_timeout_seconds: float) -> str:
 def error_of(url: str, error: Exception, path: Path, busy_timeout_seconds: float) -> StoreError:
     """A complaint of SQLite's as the kit's error."""
     said = reason(error, path, busy_timeout_seconds)
-    return StoreFull(url, said) if is_disk_full(error) else StoreError(url, said)
+    if is_disk_full(error):
+        return StoreFull(url, said)
+    # A write that failed comes before the frame that makes a commit, or is that frame, cut off, which its checksum tells. A
+    # sync that failed comes after it.
+    is_unwritten = _name_of(error).startswith(("SQLITE_BUSY", "SQLITE_IOERR_WRITE"))
+    return (StoreUnwritten if is_unwritten else StoreError)(url, said)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -32,8 +32,10 @@ def open_store(url: str) -> Store:
         return SqliteStore(_sqlite_path(url, rest))
     if scheme in {"postgresql", "postgres"}:
         raise Refused(f"a store in PostgreSQL is not there yet; write {_FORMS}")
-    hint = f"did you mean {f'sqlite:///{url}'!r}? " if url.endswith((".db", ".sqlite", ".sqlite3")) else ""
-    raise Refused(f"{url!r} names no store; {hint}A store is {_FORMS}")
+    hint = (
+        f"did you mean {f'sqlite:///{url}'!r}? A store is" if url.endswith((".db", ".sqlite", ".sqlite3")) else "write"
+    )
+    raise Refused(f"{url!r} names no store; {hint} {_FORMS}")
 
 
 def file_of(url: str) -> Path:

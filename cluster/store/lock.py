@@ -125,8 +125,7 @@ class Possession:
             return False
 
     def _sign(self, descriptor: int) -> None:
-        program = os.path.basename(sys.argv[0] if sys.argv else "") or "python"  # noqa: PTH119 - argv is text
-        holder = Holder(os.getpid(), os.uname().nodename, program, time.time())
+        holder = Holder(os.getpid(), os.uname().nodename, _this_program(), time.time())
         text = msgspec.json.encode(holder)
         # A full disk must not keep a store from being opened: the lock is what counts, the text is a courtesy.
         with contextlib.suppress(OSError):
@@ -136,6 +135,12 @@ class Possession:
         self._pid = holder.pid
         status = os.fstat(descriptor)
         _held[status.st_dev, status.st_ino] = holder
+
+
+def _this_program() -> str:
+    path = Path(sys.argv[0] if sys.argv else "")
+    # Of `python -m cluster master` the file is cluster/__main__.py: the folder is what somebody would know it by.
+    return (path.parent.name if path.name == "__main__.py" else path.name) or "python"
 
 
 def _read(descriptor: int) -> str:

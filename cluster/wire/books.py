@@ -81,6 +81,16 @@ class Books:
         if info is not None and info.state not in TERMINAL and info.run > question.heard:
             self.awaited[job] = info.run
 
+    def expect_at_most(self, job: JobId, run: int) -> None:
+        """So far the next master knows it: a later run that was awaited died with an earlier one, undurable."""
+        if self.awaited.get(job, 0) > run:
+            self.awaited[job] = run
+
+    def outdate(self) -> None:
+        """Another session begins, in which all that is awaited is asked for: answers under way are an earlier master's."""
+        for question in self._asked.values():
+            question.heard = EVERY_RUN
+
     def strike(self, jobs: Iterable[JobId]) -> None:
         """Nothing will be heard of these."""
         for job in jobs:

@@ -272,6 +272,7 @@ class Conversation:
             with self._lock:
                 self._session = opened.session
                 self._is_new = True
+                self._books.outdate()
             self._sink.opened(opened.defaults)
             yield from self._watch_again(opened.session)
         yield from self._send_again()
@@ -288,6 +289,10 @@ class Conversation:
                 with self._lock:
                     self._session = ""  # the next try begins from the start
                 raise
+            with self._lock:
+                for job, info in zip(jobs, found, strict=True):
+                    if info is not None:
+                        self._books.expect_at_most(job, info.run)
             lost = [job for job, info in zip(jobs, found, strict=True) if info is None]
             if lost:
                 with self._lock:

@@ -33,7 +33,7 @@ DIAL_SECONDS = 5.0
 _BACKLOG = 1024
 _NEEDS_TLS = (
     "beyond this host a cluster needs TLS: name the certificates (--tls-ca, --tls-cert, --tls-key; `cluster certs` makes "
-    "them), or an SSH tunnel to its loopback interface, or spell out that you want it insecure"
+    "them), or use an SSH tunnel to its loopback interface, or spell out --insecure (insecure=True in Python)"
 )
 
 
@@ -130,7 +130,8 @@ def _resolve(address: Address, *, passive: bool) -> list[tuple[socket.AddressFam
         raise ConnectionError(f"the host {address.host!r} is not found: {error.strerror}") from error
     for *_, target in found:
         if not (address.may_leave_host or is_loopback_ip(str(target[0]))):
-            raise Refused(f"{address} leads off this host, to {target[0]}: {_NEEDS_TLS}")
+            found_there = "" if str(target[0]) == address.host else f", to {target[0]}"
+            raise Refused(f"{address} leads off this host{found_there}: {_NEEDS_TLS}")
     return [(family, target) for family, _, _, _, target in found]
 
 

@@ -106,11 +106,15 @@ def files_from(named: Mapping[str, Path | None], spelling: str) -> TlsFiles | No
 
 def files_from_environment() -> TlsFiles | None:
     """What CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY name. Raises `Refused` if only some are set."""
-    named = {part: Path(text) if (text := os.environ.get(_VARIABLES[part])) else None for part in _PARTS}
     try:
-        return files_from(named, "{}")
+        return files_from(named_by_environment(), "{}")
     except Refused as error:
         raise Refused(f"{error} (the environment's {', '.join(_VARIABLES.values())})") from None
+
+
+def named_by_environment() -> dict[str, Path | None]:
+    """The same by "ca", "cert" and "key", as far as they are set."""
+    return {part: Path(text) if (text := os.environ.get(_VARIABLES[part])) else None for part in _PARTS}
 
 
 def identity_in(certificate: Mapping[str, Any] | None) -> Identity | None:

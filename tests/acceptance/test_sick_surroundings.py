@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -60,8 +61,12 @@ def test_a_full_disk_refuses_new_jobs_keeps_the_old_ones_and_heals(tmp_path: Pat
 
     lines = ran.stdout.splitlines()
     assert ran.returncode == 0, ran.stderr
-    assert lines[0].startswith("refused: its admission could not be stored (")
-    assert "nothing of it was kept, submit it again later" in lines[0]
+    # The first commit that fails may be that of an earlier job's outcome; then the board knows before it admits.
+    assert re.match(
+        r"refused: (its admission could not be stored \(.*\); nothing of it was kept, submit it again later$"
+        r"|the store takes no new jobs now \(.*\); submit again later$)",
+        lines[0],
+    )
     assert lines[1].startswith("and again: the store takes no new jobs now (")
     assert lines[2:] == ["healed: 6", "True True False", "True"]
 

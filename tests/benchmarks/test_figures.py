@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.figures import Spread, Verdict, judgements, ratio, ratios, standings
 from benchmarks.measuring import Reading, percentile
-from benchmarks.plan import Contender, Side, Workload
+from benchmarks.plan import FIGURES, Contender, Side, Workload
 from benchmarks.rounds import Sample
 
 
@@ -25,7 +25,12 @@ def samples(
 
 
 def verdicts(all_samples: Sequence[Sample]) -> dict[tuple[Side, Side | None], Verdict]:
-    return {(found.goal.side, found.peer): found.verdict for found in judgements(standings(all_samples))}
+    """Of the goals for which something was measured."""
+    return {
+        (found.goal.side, found.peer): found.verdict
+        for found in judgements(standings(all_samples))
+        if found.verdict is not Verdict.UNMEASURED
+    }
 
 
 def test_a_side_stands_with_its_median_and_range() -> None:
@@ -73,7 +78,7 @@ def test_a_ratio_is_taken_within_each_round_so_that_drift_cancels_out() -> None:
 def test_sides_that_share_no_round_have_no_ratio() -> None:
     late = Sample(5, Workload.THROUGHPUT, Contender(Side.MEMORY), Reading("jobs", 1.0))
 
-    found = ratios(standings([late, *samples(Side.EXECUTOR, [1.0])]))
+    found = ratios(standings([late, *samples(Side.EXECUTOR, [1.0])]), [Side.EXECUTOR])
 
     assert found == {}
 
@@ -109,6 +114,25 @@ def test_a_map_goal_is_against_the_better_peer_and_waits_for_both() -> None:
 
     assert with_both == {(Side.MEMORY, Side.POOL): Verdict.MISSED}
     assert with_one == {}
+
+
+def test_a_goal_for_which_too_little_was_measured_is_listed_as_such() -> None:
+    found = judgements(standings(samples(Side.TCP, [20_000.0])))
+
+    against_ray = next(one for one in found if one.goal.side is Side.TCP and one.goal.against == (Side.RAY,))
+    assert against_ray.verdict is Verdict.UNMEASURED
+    assert against_ray.ours == Spread(20_000.0, 20_000.0, 20_000.0)
+    assert len(found) == sum(len(figure.goals) for figure in FIGURES)
+
+
+def test_a_judgement_has_both_figures_beside_their_ratio() -> None:
+    found = judgements(standings(samples(Side.MEMORY, [80.0]) + samples(Side.EXECUTOR, [10.0])))
+
+    judged = next(one for one in found if one.peer is Side.EXECUTOR)
+    assert judged.ours is not None
+    assert judged.theirs is not None
+    assert (judged.ours.median, judged.theirs.median) == (80.0, 10.0)
+    assert judged.spread == Spread(8.0, 8.0, 8.0)
 
 
 def test_a_plain_bound_needs_no_peer() -> None:

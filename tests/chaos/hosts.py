@@ -7,7 +7,7 @@ Each host has its own loopback interface, routes and TCP; a cut is a link that i
 one direction, and TCP meets it as it meets a pulled cable: nothing is refused, nothing is closed, retransmissions go on.
 
 What it proves: the parties share no loopback and no port space, and live with a network that is silent for any time and
-then delivers late. What it does not: the master listens on loopback only until there is TLS, so the connections that cross
+then delivers late. What it does not: the master speaks without TLS, and so on loopback only; the connections that cross
 the link are the forwarders', not the kit's own (a forwarder is `proxy` without a fault); and all hosts share one kernel,
 clock and disk. It needs root and iproute2 (`apt install iproute2`).
 """

@@ -29,7 +29,7 @@ def call(c: cluster.Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 @pytest.fixture
 def call_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
     """For commands that must not, or can't, reach a cluster: in an empty folder, with nothing in the environment."""
-    for name in ("CLUSTER_ADDRESS", "CLUSTER_AUTHKEY_FILE", "CLUSTER_FILE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("ADDRESS", "AUTHKEY_FILE", "FILE", "TLS_CA", "TLS_CERT", "TLS_KEY"):
+        monkeypatch.delenv(f"CLUSTER_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
     return caller(monkeypatch, capsys)

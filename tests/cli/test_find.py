@@ -70,6 +70,21 @@ def test_a_file_s_certificate_is_its_own_whatever_the_environment_names(
     assert locate(written, Role.CLIENT).tls == TlsFiles(Path("a"), Path("b"), Path("c"))
 
 
+def test_at_an_address_the_environment_stands_for_each_file_that_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLUSTER_ADDRESS", OVER_THERE)
+    monkeypatch.setenv("CLUSTER_AUTHKEY_FILE", "client.key")
+    monkeypatch.setenv("CLUSTER_TLS_CA", "ca.pem")
+    operator = Where(tls_cert=Path("admin-olga.pem"), tls_key=Path("admin-olga.key"))
+
+    found = locate(operator, Role.ADMIN).tls
+
+    assert found == TlsFiles(Path("ca.pem"), Path("admin-olga.pem"), Path("admin-olga.key"))
+    with pytest.raises(Refused, match="there is no --tls-key"):
+        locate(Where(tls_cert=Path("admin-olga.pem")), Role.ADMIN)
+
+
 def test_what_is_written_goes_before_the_environment_and_that_before_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +121,22 @@ def test_nothing_at_all_is_a_mistake_that_names_every_way(call_alone: Call) -> N
     assert (told.status, told.out) == (2, "")
     for way in ("--file FILE", "--address", "CLUSTER_FILE", "CLUSTER_ADDRESS", "cluster.yaml"):
         assert way in told.err
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "logs"])
+def test_an_address_is_no_configuration_and_what_needs_one_says_so(
+    command: str, call_alone: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = call_alone(command)
+    monkeypatch.setenv("CLUSTER_ADDRESS", OVER_THERE)
+    with_address = call_alone(command)
+
+    for told in (without, with_address):
+        assert told.status == 2
+        assert "name the cluster's YAML file, or set CLUSTER_FILE" in told.err
+        assert "or set CLUSTER_FILE or CLUSTER_ADDRESS" not in told.err
+    assert f"CLUSTER_ADDRESS is {OVER_THERE}" in with_address.err
+    assert "CLUSTER_ADDRESS" not in without.err
 
 
 def test_a_typo_in_the_file_names_its_line(call_alone: Call) -> None:

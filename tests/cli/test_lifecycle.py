@@ -15,6 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster.cli.lifecycle import print_status
+from cluster.cli.option_groups import Form
+from cluster.deploy.status import MasterStatus, Status, WorkerStatus
 from tests.cli.rig import Told
 from tests.project import ROOT
 
@@ -257,3 +260,15 @@ def test_output_is_printed_while_the_command_runs(shell: Shell) -> None:
     rest, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (first, rest, process.returncode) == ("first\n", "last\n", 0)
+
+
+def test_a_worker_that_nobody_restarts_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = WorkerStatus(name="one", host="head", pid=11, state="ready", slots=1, restarts=2)
+    joined = WorkerStatus(name="node1", host="node1", pid=12, state="ready", slots=3, is_kept=False)
+    master = MasterStatus(pid=10, address="tcp://127.0.0.1:7601", state="ready", store="memory:")
+
+    print_status(Status("lab", "up", 9, master, (kept, joined)), Form())
+
+    one, other = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
+    assert (one[0], one[-1]) == ("one", "2")
+    assert (other[0], other[-2:]) == ("node1", ["by", "hand"])

@@ -64,7 +64,11 @@ def test_a_store_that_is_not_there_is_told_and_not_made(tmp_path: Path, call_alo
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("memory:", "has no file"), ("runs.db", "did you mean 'sqlite:///runs.db'?"), ("mysql://x", "names no store")],
+    [
+        ("memory:", "has no file"),
+        ("runs.db", "did you mean 'sqlite:///runs.db'?"),
+        ("mysql://x", "names no store; write memory:, sqlite:"),
+    ],
 )
 def test_a_url_that_names_no_file_is_a_mistake(url: str, said: str, call_alone: Call) -> None:
     told = call_alone("store", "check", url)

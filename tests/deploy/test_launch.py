@@ -99,6 +99,44 @@ def test_status_is_the_contract_that_others_rely_on(file: Path) -> None:
     assert [worker.state for worker in told.workers] == ["down", "down"]
 
 
+def test_a_worker_that_joined_by_hand_is_told_too_and_the_state_does_not_depend_on_it(file: Path) -> None:
+    with cluster.launch(file):
+        wait_up(file)
+        address = status(config_of(file)).master.address
+        key = file.parent / "state" / "keys" / "worker.key"
+        joined = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "cluster",
+                "worker",
+                address,
+                "--name",
+                "node1",
+                "--slots",
+                "3",
+                "--authkey-file",
+                key,
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: len(status(config_of(file)).workers) == 3)
+            told = status(config_of(file))
+            joined.kill()
+            joined.wait()
+            wait_until(lambda: len(status(config_of(file)).workers) == 2)
+            without = status(config_of(file))
+        finally:
+            joined.kill()
+            joined.wait()
+
+    last = told.workers[2]
+    assert (last.name, last.pid, last.state, last.slots, last.is_kept) == ("node1", joined.pid, "ready", 3, False)
+    assert [worker.is_kept for worker in told.workers[:2]] == [True, True]
+    assert (told.state, without.state) == ("up", "up")
+
+
 def test_whatever_is_killed_in_the_middle_every_job_has_its_one_result(file: Path) -> None:
     with cluster.launch(file) as c:
         jobs = [c.submit(pow, (n, 2)) for n in range(2000)]

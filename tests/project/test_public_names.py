@@ -53,6 +53,7 @@ NAMES = {
     "MasterUnavailable",
     "StoreError",
     "StoreFull",
+    "StoreUnwritten",
     "StoreInUse",
     "StoreUnsafe",
     "StoreTampered",

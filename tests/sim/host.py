@@ -171,7 +171,7 @@ class Host:
             case "jobs", "open", _:
                 opened = self.jobs.open(PEER, calls.Nothing())
                 book = self.jobs._clients[opened.session].book
-                book._changed = Notice(lambda: self._look_parked(opened.session))
+                book._changed = Notice(lambda: self._put(opened.session))
                 trip.answer(opened)
             case "jobs", "requeue", calls.Requeue():
                 trip.answer(self.jobs.requeue(PEER, said, trip.request))
@@ -193,6 +193,11 @@ class Host:
                 self._look_parked(said.worker)
             case _:
                 trip.answer(getattr(self._served, trip.method)(WORKER, said))
+
+    def _put(self, session: str) -> None:
+        """Something was told to a session: whoever listens there hears it, and others may come in between."""
+        self._look_parked(session)
+        self._world.interleave()
 
     def _is_locked(self, trip: Trip) -> bool:
         """Whether a call below us on the stack, another thread's, holds a lock that this one would wait for."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,27 @@ def test_a_second_opener_in_another_process_is_told_who_has_it(tmp_path: Path) -
     assert f"process {process.pid} (night_run.py) on {os.uname().nodename}" in said
     assert "since 20" in said
     assert "close that one first" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/venv/bin/cluster", "cluster"),
+        ("/src/cluster/__main__.py", "cluster"),
+        ("__main__.py", "python"),
+        ("", "python"),
+    ],
+)
+def test_a_holder_goes_by_a_name_that_somebody_would_know(
+    path: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [path])
+    lock = possession(tmp_path / "runs.db.lock")
+
+    lock.acquire()
+
+    assert json.loads((tmp_path / "runs.db.lock").read_text())["program"] == name
+    lock.release()
 
 
 def test_a_second_opener_in_the_same_process_is_told_so(tmp_path: Path) -> None:

@@ -87,6 +87,28 @@ def test_a_question_that_was_not_answered_leaves_nothing() -> None:
     assert books.awaited == {}
 
 
+def test_an_answer_of_an_earlier_session_is_not_believed() -> None:
+    books = Books()
+    books.ask("a")
+    books.outdate()
+
+    books.take(Told(1, ended=(ended("a"),)))  # as the next master has it
+    books.answered("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=2))  # died undurable with the last one
+
+    assert books.awaited == {}
+
+
+def test_a_run_that_died_undurable_with_its_master_is_not_awaited_from_the_next() -> None:
+    books = Books()
+    books.ask("a")
+    books.answered("a", JobInfo(id="a", name="a", state=JobState.QUEUED, run=2))
+
+    books.expect_at_most("a", 1)
+    books.take(Told(1, ended=(ended("a", run=1),)))
+
+    assert books.awaited == {}
+
+
 def test_what_was_struck_out_stays_out_whatever_an_older_answer_says() -> None:
     books = Books()
     books.ask("a")

@@ -56,11 +56,11 @@ def test_a_host_whose_first_address_is_dead_is_reached_by_its_second(monkeypatch
 
 
 @pytest.mark.parametrize("text", ["tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://192.0.2.1:7601"])
-def test_off_this_host_is_refused_on_both_sides_until_there_is_tls(text: str) -> None:  # row A11
+def test_off_this_host_is_refused_on_both_sides_without_tls(text: str) -> None:  # row A11
     address = parse_address(text)
 
     for attempt in (ClusterListener, dial):
-        with pytest.raises(Refused, match=r"needs TLS.*SSH tunnel"):
+        with pytest.raises(Refused, match=r"leads off this host: .*needs TLS.*--tls-ca.*SSH tunnel.*--insecure"):
             attempt(address)
 
 
