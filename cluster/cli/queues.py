@@ -9,7 +9,7 @@ import typer
 from cluster.cli import find
 from cluster.cli.find import Where
 from cluster.cli.option_groups import Form, grouped
-from cluster.cli.printing import Column, print_json, print_table
+from cluster.cli.printing import Column, echo, print_json, print_table
 
 app = typer.Typer(help="What waits where, and holding it back.", no_args_is_help=True)
 
@@ -59,4 +59,4 @@ def _print_state(queue: str, form: Form, *, is_paused: bool) -> None:
     if form.json:
         print_json({"name": queue, "paused": is_paused})
     else:
-        typer.echo(f"{queue}  {'paused' if is_paused else 'ready'}")
+        echo(f"{queue}  {'paused' if is_paused else 'ready'}")
