@@ -111,6 +111,10 @@ def main() -> None:
     except OSError as error:
         typer.echo(f"cluster: {error}", err=True)
         sys.exit(MISTAKE_STATUS)
+    except KeyboardInterrupt:
+        # Before a command has begun: typer takes a moment to make all of them. Afterwards `grouped` meets it.
+        typer.echo("cluster: interrupted", err=True)
+        sys.exit(INTERRUPTED_STATUS)
     except Exception as error:
         if os.environ.get(SHOW_TRACEBACK):
             raise
