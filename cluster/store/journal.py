@@ -9,7 +9,7 @@ its next opening. Filing twice does no harm, since every record is written idemp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 import msgspec
@@ -70,3 +70,24 @@ def decode(body: bytes) -> list[Record]:
             raise ValueError(f"a record of kind {number}")
         found.append(cast("Record", read(raw)))
     return found
+
+
+def pieces(entries: Iterable[tuple[int, bytes]], most: int) -> Iterator[tuple[list[Record], int]]:
+    """The records of several groups together, so that filing them costs few commits.
+
+    Args:
+        entries: number and body of each group, in order.
+        most: records in a piece; the group with which it reaches them is its last.
+
+    Returns:
+        Each piece with the number of its last group.
+    """
+    piece: list[Record] = []
+    last = 0
+    for last, body in entries:
+        piece += decode(body)
+        if len(piece) >= most:
+            yield piece, last
+            piece = []
+    if piece:
+        yield piece, last

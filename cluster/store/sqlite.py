@@ -211,8 +211,8 @@ class SqliteStore:
 
     def _file_journal(self) -> None:
         """File what an earlier opening committed and did not come to file."""
-        for entry, body in self._sound(self._records.journaled, self._read("journal")):
-            self._write(self._scribe.rows(journal.decode(body), entry))
+        for piece, last in journal.pieces(self._sound(self._records.journaled, self._read("journal")), FILED_PER_PIECE):
+            self._write(self._scribe.rows(piece, last))
             self._scribe.written()
 
     def _read_leases(self) -> None:

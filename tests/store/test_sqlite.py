@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cluster.core.records import Ending
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreFull, StoreInUse, StoreTampered
 from cluster.store.port import Room
+from cluster.store.scribe import Row, Scribe
 from cluster.store.sqlite import SqliteStore
 from tests.store.build import DIGEST, FUNCTION, admitted, ended, failed, leased, requeued
 
@@ -162,6 +163,32 @@ def test_only_so_much_waits_to_be_filed(store: SqliteStore, path: Path, monkeypa
         store.commit([admitted(seq)])
 
     assert (rows_of(path, "journal"), rows_of(path, "jobs")) == (3, 4)
+
+
+def test_what_a_killed_store_had_not_filed_is_filed_in_few_commits(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seq in range(1, 10):
+        store.commit([admitted(seq)])
+    store._file_all = lambda: None  # type: ignore[method-assign]  # as if it were killed
+    store.close()
+    monkeypatch.setattr("cluster.store.sqlite.FILED_PER_PIECE", 4)
+    filed: list[int] = []
+    file_rows = Scribe.rows
+
+    def count_rows(self: Scribe, records: Iterable[Record], last: int = 0) -> list[Row]:
+        filed.append(last)
+        return file_rows(self, records, last)
+
+    monkeypatch.setattr(Scribe, "rows", count_rows)
+
+    again = SqliteStore(path)
+    again.open()
+
+    assert [job.seq for job in again.live_jobs()] == list(range(1, 10))
+    # The epoch stands in the upper half of an entry's number.
+    assert [entry & 0xFFFFFFFF for entry in filed if entry] == [4, 8, 9]
+    again.close()
 
 
 def test_a_large_group_is_filed_at_once(store: SqliteStore, path: Path) -> None:
