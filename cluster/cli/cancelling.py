@@ -12,7 +12,7 @@ from cluster.cli import find
 from cluster.cli.find import Where
 from cluster.cli.jobs import FAILED_STATUS, complete_state, info_of
 from cluster.cli.option_groups import Form, grouped
-from cluster.cli.printing import print_json, state_name
+from cluster.cli.printing import echo, print_json, state_name
 from cluster.core.records import JobId
 from cluster.core.states import TERMINAL, JobState
 from cluster.errors import Refused
@@ -75,7 +75,7 @@ def cancel_named(c: Cluster, jobs: list[JobId], form: Form) -> None:
         )
     else:
         for job, state in states.items():
-            typer.echo(
+            echo(
                 f"{job}  {'cancelled' if state is JobState.CANCELLED else f'not cancelled: it is {state_name(state)}'}"
             )
     if any(state is not JobState.CANCELLED for state in states.values()):
@@ -97,4 +97,4 @@ def cancel_fitting(c: Cluster, which: Which, form: Form) -> None:
     if form.json:
         print_json({"cancelled": cancelled, "ended": missed})
     else:
-        typer.echo(f"{cancelled} cancelled" + (f", {missed} had ended before" if missed else ""))
+        echo(f"{cancelled} cancelled" + (f", {missed} had ended before" if missed else ""))

@@ -14,7 +14,7 @@ from cluster.cli import find
 from cluster.cli.find import Where
 from cluster.cli.jobs import JobArgument, info_of, look_up, print_requeued, print_story
 from cluster.cli.option_groups import Form, grouped
-from cluster.cli.printing import Column, ago, job_document, print_json, print_table, state_name
+from cluster.cli.printing import Column, ago, echo, job_document, print_json, print_table, state_name
 from cluster.core.records import JobId, JobInfo
 from cluster.core.states import JobState
 from cluster.errors import Refused
@@ -139,7 +139,7 @@ def purge(
     if form.json:
         print_json({"purged": count})
     else:
-        typer.echo(f"{count} purged")
+        echo(f"{count} purged")
 
 
 def confirm(count: int) -> None:

@@ -15,6 +15,7 @@ from cluster.cli.printing import (
     ago,
     certificate_document,
     duration_text,
+    echo,
     job_document,
     local_time,
     print_fields,
@@ -156,7 +157,7 @@ def print_story(info: JobInfo, history: JobHistory, form: Form) -> None:
 
 def print_certificate(title: str, why: Certificate) -> None:
     """A death certificate, for people."""
-    typer.echo(f"\n{title}: {why.ending.name.lower()}")
+    echo(f"\n{title}: {why.ending.name.lower()}")
     print_fields(
         [
             ("  reason", why.reason),
@@ -167,8 +168,8 @@ def print_certificate(title: str, why: Certificate) -> None:
     )
     for heading, text in (("traceback", why.traceback), ("last output", why.output_tail)):
         if text:
-            typer.echo(f"  {heading}:")
-            typer.echo("\n".join(f"    {line}" for line in text.rstrip().splitlines()))
+            echo(f"  {heading}:")
+            echo("\n".join(f"    {line}" for line in text.rstrip().splitlines()))
 
 
 def _time_text(why: Certificate) -> str:
@@ -204,7 +205,7 @@ def explain(job: JobArgument, where: Where, form: Form) -> None:
     if form.json:
         print_json({"job": job, "explanation": reason})
     else:
-        typer.echo(reason)
+        echo(reason)
 
 
 @app.command()
@@ -222,7 +223,7 @@ def print_requeued(again: list[JobInfo], form: Form) -> None:
         print_json([job_document(info) for info in again])
         return
     for info in again:
-        typer.echo(f"{info.id}  run {info.run}, {state_name(info.state)}")
+        echo(f"{info.id}  run {info.run}, {state_name(info.state)}")
 
 
 @app.command()
@@ -257,7 +258,7 @@ def print_ended(jobs: list[JobInfo], form: Form) -> None:
         return
     for info in jobs:
         why = f": {info.certificate.reason}" if info.certificate else ""
-        typer.echo(f"{info.id}  {state_name(info.state)}{why}")
+        echo(f"{info.id}  {state_name(info.state)}{why}")
 
 
 def read_duration(option: str, text: str) -> float:

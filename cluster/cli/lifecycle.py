@@ -12,6 +12,7 @@ from cluster.cli import find
 from cluster.cli.option_groups import Form, grouped
 from cluster.cli.printing import (
     Column,
+    echo,
     memory_text,
     print_fields,
     print_json,
@@ -83,7 +84,7 @@ def logs(
     from cluster.deploy.logs import logs as read_logs
 
     for line in read_logs(_config(file), part, max_lines=lines, follow=follow):
-        typer.echo(line.text if part else f"{line.part} | {line.text}")
+        echo(line.text if part else f"{line.part} | {line.text}")
         sys.stdout.flush()
 
 
@@ -121,11 +122,11 @@ def print_status(status: Status, form: Form) -> None:
             ("keeper", f"pid {status.keeper}" if status.keeper else "none: nobody restarts what dies"),
         ]
     )
-    typer.echo()
+    echo("")
     print_table(_COLUMNS, [_row(worker) for worker in status.workers])
     for worker in status.workers:
         if worker.trouble:
-            typer.echo(f"{worker.name}: {worker.trouble}")
+            echo(f"{worker.name}: {worker.trouble}")
 
 
 def _row(worker: WorkerStatus) -> tuple[str, ...]:

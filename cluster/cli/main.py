@@ -17,6 +17,7 @@ import typer
 
 from cluster.cli import cancelling, certs, dead, jobs, lifecycle, processes, queues, replaying, store
 from cluster.cli.option_groups import INTERRUPTED_STATUS
+from cluster.cli.printing import say
 from cluster.cli.submit import SubmitCommand, submit
 from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
 
@@ -104,13 +105,17 @@ def main() -> None:
     try:
         app(prog_name=PROGRAM)
     except ClusterError as error:
-        typer.echo(f"cluster: {error}", err=True)
+        say(f"cluster: {error}")
         if hint := hint_of(error):
-            typer.echo(f"hint: {hint}", err=True)
+            say(f"hint: {hint}")
         sys.exit(MISTAKE_STATUS)
     except OSError as error:
-        typer.echo(f"cluster: {error}", err=True)
+        say(f"cluster: {error}")
         sys.exit(MISTAKE_STATUS)
+    except KeyboardInterrupt:
+        # Before a command has begun: typer takes a moment to make all of them. Afterwards `grouped` meets it.
+        typer.echo("cluster: interrupted", err=True)
+        sys.exit(INTERRUPTED_STATUS)
     except Exception as error:
         if os.environ.get(SHOW_TRACEBACK):
             raise

@@ -17,6 +17,7 @@ import typer
 
 from cluster.core.records import Certificate, JobInfo
 from cluster.core.states import JobState
+from cluster.log_lines import in_one_line
 from cluster.wire.messages import Health
 
 GAP = "  "
@@ -53,9 +54,14 @@ def print_json(document: object) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Lines of text, of which names, reasons and tracebacks may be anybody's: nothing in them moves the cursor."""
+    typer.echo("\n".join(in_one_line(line) for line in text.expandtabs().split("\n")), err=err)
+
+
 def say(text: str) -> None:
     """A sentence for the person, on standard error."""
-    typer.echo(text, err=True)
+    echo(text, err=True)
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
@@ -78,7 +84,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     told = [(name, value) for name, value in fields if value]
     width = max((len(name) for name, _ in told), default=0)
     for name, value in told:
-        typer.echo(f"{name.ljust(width)}{GAP}{value}")
+        echo(f"{name.ljust(width)}{GAP}{in_one_line(value)}")
 
 
 def _draw(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

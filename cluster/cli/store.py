@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.cli.option_groups import Form, grouped
-from cluster.cli.printing import print_fields, print_json, say, size_text
+from cluster.cli.printing import echo, print_fields, print_json, say, size_text
 
 if TYPE_CHECKING:
     from cluster.store.files import StoreFiles
@@ -98,7 +98,7 @@ def prune(url: UrlArgument, form: Form) -> None:
     if form.json:
         print_json({"store": url, "pruned": done.jobs, "bytes": done.bytes_after, "freed": _freed(done)})
     else:
-        typer.echo(f"{done.jobs} pruned, {size_text(_freed(done))} given back")
+        echo(f"{done.jobs} pruned, {size_text(_freed(done))} given back")
 
 
 def _freed(done: Pruned) -> int:
@@ -118,7 +118,7 @@ def _told(counts: dict[str, int]) -> list[tuple[str, str]]:
 
 def _print_findings(findings: tuple[str, ...]) -> None:
     for sentence in findings:
-        typer.echo(f"wrong: {sentence}")
+        echo(f"wrong: {sentence}")
 
 
 def _leave(findings: tuple[str, ...]) -> None:

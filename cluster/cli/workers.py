@@ -14,6 +14,7 @@ from cluster.cli.option_groups import Form, grouped
 from cluster.cli.printing import (
     Column,
     duration_text,
+    echo,
     memory_text,
     print_fields,
     print_json,
@@ -76,7 +77,7 @@ def print_workers(workers: list[WorkerInfo]) -> None:
     )
     for worker in workers:
         if worker.trouble:
-            typer.echo(f"{worker.name}: {worker.trouble}")
+            echo(f"{worker.name}: {worker.trouble}")
 
 
 def show(worker: WorkerArgument, where: Where, form: Form) -> None:
@@ -104,7 +105,7 @@ def show(worker: WorkerArgument, where: Where, form: Form) -> None:
         ]
     )
     if health.slots:
-        typer.echo()
+        echo("")
         print_table(
             _SLOT_COLUMNS,
             [
@@ -162,4 +163,4 @@ def _print_state(worker: str, state: str, form: Form) -> None:
     if form.json:
         print_json({"name": worker, "state": state})
     else:
-        typer.echo(f"{worker}  {state}")
+        echo(f"{worker}  {state}")

@@ -84,8 +84,12 @@ class Deaths:
         is_clean = slot.jobs_done > 0 or slot.doom is not None or bool(slot.outstanding)
         if not is_clean:
             why = classify(news.status, is_out_of_memory=False).reason
+            last = output.tail_text(self._printed(slot)).rpartition("\n")[2]  # of a traceback: the exception
             log.warning(
-                "worker %s: the child of slot %d died before its first job: %s", self._slots.worker, slot.index, why
+                "worker %s: the child of slot %d died before its first job: %s",
+                self._slots.worker,
+                slot.index,
+                f"{why}: {last}" if last else why,
             )
         self._vacate(slot, now, is_clean=is_clean)
 

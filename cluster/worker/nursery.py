@@ -127,6 +127,8 @@ class Nursery:
     def _be_child(self, end: int, output: int) -> None:
         # Whatever happens, this copy must not return into the nursery's loop.
         try:
+            # What it says when it fails to become a child goes to the supervisor, who reads that file of the dead.
+            os.dup2(output, 2)
             if self._setup.scratch and not self._setup.threads:
                 scratch.enter(os.fsdecode(self._setup.scratch), self._setup.identity)
             if self._setup.threads:

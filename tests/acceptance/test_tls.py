@@ -116,6 +116,24 @@ def test_jobs_travel_between_two_hosts_over_tls_and_never_without_it(tmp_path: P
                 cluster.connect(f"tcp://{head}:7601", tmp_path / "keys" / "client.key", insecure=True)
 
 
+def test_without_tls_each_side_warns_at_every_start_and_the_master_s_audit_has_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with two_hosts() as (inside, head, _):
+        there, here = Host(tmp_path, inside=inside), Host(tmp_path)
+        address = f"tcp://{head}:7601"
+        master = ["master", "--bind", address, "--store", "memory:", "--keys", "keys", "--insecure"]
+        worker = ["worker", address, "--name", "w", "--slots", "1", "--authkey-file", "keys/worker.key", "--insecure"]
+        for start in (1, 2):
+            with there.running("master", *master), here.running("worker", *worker) as (ready, _):
+                assert ready.startswith("ready worker w#")
+                with cluster.connect(address, tmp_path / "keys" / "client.key", insecure=True) as c:
+                    assert c.stats().security == {"insecure_start": 1}
+            for said in (there.log("master"), here.log("worker"), caplog.text):
+                assert said.count(f"insecure: {address} is used without TLS") == start
+            assert there.log("master").count(f"cluster.audit: insecure_start: origin={address}") == start
+
+
 def test_a_worker_can_take_no_other_name_and_is_lost_when_it_is_revoked(tmp_path: Path) -> None:
     maker, host = Maker(tmp_path / "lab"), Host(tmp_path)
     w1, w2 = maker.issue("worker", "w1"), maker.issue("worker", "w2")

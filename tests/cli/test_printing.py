@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cluster.cli.printing import Column, ago, duration_text, moment_text, print_fields, print_table
+from cluster.cli.printing import Column, ago, duration_text, echo, moment_text, print_fields, print_table
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 COLUMNS = (Column("job"), Column("name", may_shrink=True), Column("try", is_number=True))
@@ -92,3 +92,18 @@ def test_what_has_not_happened_has_no_time() -> None:
     assert ago(0.0) == ""
     assert moment_text(0.0) is None
     assert moment_text(1.5) == "1970-01-01T00:00:01.500+00:00"
+
+
+def test_nothing_that_is_told_moves_the_cursor_or_begins_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b]0;title\x07\x1b[2J\nstate  completed"
+
+    print_fields([("name", evil), ("state", "queued")])
+    echo(f"{evil}\n\tindented, Grüße")
+
+    assert capsys.readouterr().out.splitlines() == [
+        r"name   a\x1b]0;title\x07\x1b[2J\nstate  completed",
+        "state  queued",
+        r"a\x1b]0;title\x07\x1b[2J",
+        "state  completed",
+        "        indented, Grüße",
+    ]

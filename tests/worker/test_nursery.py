@@ -59,6 +59,20 @@ def gate(tmp_path: Path) -> Gate:
     return Gate(tmp_path)
 
 
+def test_a_child_that_can_t_be_set_up_is_told_of_with_its_reason_and_no_job_is_blamed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "scratch"
+    with a_worker(1, scratch=str(folder)) as (desk, _):
+        job = desk.put(abs, -1)
+        wait_until(lambda: "died before its first job" in caplog.text)
+        assert "FileNotFoundError" in caplog.text
+        assert str(folder) in caplog.text
+
+        folder.mkdir(mode=0o700)
+        assert desk.report_of(job).ending is Ending.SUCCEEDED
+
+
 def start_program(gate: Gate, how: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", PROGRAM, gate.entered, gate.released, how], start_new_session=True)
 
