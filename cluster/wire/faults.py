@@ -40,6 +40,8 @@ KINDS: dict[str, type[ClusterError]] = {
     "JobExpired": errors.JobExpired,
     "MasterUnavailable": errors.MasterUnavailable,
     "StoreError": errors.StoreError,
+    "StoreUnwritten": errors.StoreUnwritten,
+    "StoreFull": errors.StoreFull,
     "StoreInUse": errors.StoreInUse,
     "StoreUnsafe": errors.StoreUnsafe,
     "StoreTampered": errors.StoreTampered,

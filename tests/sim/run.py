@@ -130,7 +130,7 @@ class Run:
                 client.act()
                 self._let_act(client)
 
-        self.world.after(self.world.dice.expovariate(2.8), act)
+        self.world.after(self.world.dice.expovariate(3.0), act)
 
     def _let_fail(self) -> None:
         """Faults of whole parties, about one a second."""
