@@ -79,7 +79,8 @@ class Crowd:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith(begin):
-            raise RuntimeError("a process of simulated workers ended early; its log says why")
+            status = process.wait(END_SECONDS)
+            raise RuntimeError(f"a process of simulated workers ended early with status {status}: {line!r}")
         return line
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.measuring import percentile
 from benchmarks.processes import Lab, Part, lab
+from benchmarks.tasks import echo
 
 if TYPE_CHECKING:
     from cluster.core.records import JobId, JobSpec, Options, Outcome
@@ -35,7 +36,6 @@ TRIPS = 300
 WARM_UP_TRIPS = 10
 LISTEN_SECONDS = 30.0
 RESTART_SECONDS = 600.0
-PYTHON_OF_NOBODY = "0.0"  # the jobs are never run
 
 
 class Counting:
@@ -83,12 +83,12 @@ class Submitter:
 
     def __init__(self, desk: JobsDesk, *, is_dependent: bool = False) -> None:
         """Jobs of one function; each second one waits for the one before it if they are to depend."""
-        from cluster.core.records import FunctionBlob
+        from cluster.client.functions import Functions
 
         self._desk = desk
         self._ear = Counting()
         self._session = desk.open(self._ear)
-        self._function = FunctionBlob(b"digest", b"body", PYTHON_OF_NOBODY, PYTHON_OF_NOBODY, "nobody.task")
+        self._function = Functions().pickle(echo)
         self._prefix = os.urandom(6).hex()
         self._is_dependent = is_dependent
         self.args = pickle.dumps(((1,), {}), 5)

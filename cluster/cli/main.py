@@ -112,6 +112,10 @@ def main() -> None:
     except OSError as error:
         say(f"cluster: {error}")
         sys.exit(MISTAKE_STATUS)
+    except KeyboardInterrupt:
+        # Before a command has begun: typer takes a moment to make all of them. Afterwards `grouped` meets it.
+        typer.echo("cluster: interrupted", err=True)
+        sys.exit(INTERRUPTED_STATUS)
     except Exception as error:
         if os.environ.get(SHOW_TRACEBACK):
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,10 @@ from cluster.cli import find
 from cluster.cli.find import Where
 from cluster.cli.option_groups import Form, grouped
 from cluster.cli.printing import Column, echo, print_json, print_table
+from cluster.errors import Refused
+
+if TYPE_CHECKING:
+    from cluster.client.handle import Cluster, Queue
 
 app = typer.Typer(help="What waits where, and holding it back.", no_args_is_help=True)
 
@@ -42,7 +46,7 @@ def list_queues(where: Where, form: Form) -> None:
 def pause(queue: QueueArgument, where: Where, form: Form) -> None:
     """Start no more jobs of a queue; running ones go on. It stays so after a restart."""
     with find.find_cluster(where) as c:
-        c.queue(queue).pause()
+        _named(c, queue).pause()
     _print_state(queue, form, is_paused=True)
 
 
@@ -51,8 +55,15 @@ def pause(queue: QueueArgument, where: Where, form: Form) -> None:
 def resume(queue: QueueArgument, where: Where, form: Form) -> None:
     """Start the jobs of a queue again."""
     with find.find_cluster(where) as c:
-        c.queue(queue).resume()
+        _named(c, queue).resume()
     _print_state(queue, form, is_paused=False)
+
+
+def _named(c: Cluster, queue: str) -> Queue:
+    try:
+        return c.queue(queue)
+    except ValueError as error:
+        raise Refused(str(error)) from None
 
 
 def _print_state(queue: str, form: Form, *, is_paused: bool) -> None:

@@ -41,6 +41,8 @@ class ProcessName(Struct, frozen=True):
 
     def signal(self, number: int) -> bool:
         """Send it a signal; False if it is gone, or not ours to signal."""
+        if not self.birth:  # pid 0 is no process, and the kernel refuses to pin it with another error
+            return False
         try:
             with contextlib.closing(_Pin(self.pid)) as pin:
                 if not self.is_alive():

@@ -9,6 +9,7 @@ is not in the table costs nothing to refuse, and one whose arguments don't fit n
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any
 
 import msgspec
@@ -61,6 +62,8 @@ class Answer(Struct, frozen=True, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
+# While one thread reads a record's annotations, msgspec shows another one the half-read type, and the process dies of it.
+_reading_types = threading.Lock()
 
 
 # --- the caller's side ----------------------------------------------------------------------------------------------
@@ -155,9 +158,11 @@ def make_ready() -> None:
 
 @functools.cache
 def _argument_decoder(desk: str, method: str) -> Any:
-    return msgspec.msgpack.Decoder(CALLS[desk, method].args).decode
+    with _reading_types:
+        return msgspec.msgpack.Decoder(CALLS[desk, method].args).decode
 
 
 @functools.cache
 def _answer_decoder(desk: str, method: str) -> Any:
-    return msgspec.msgpack.Decoder(CALLS[desk, method].answer).decode
+    with _reading_types:
+        return msgspec.msgpack.Decoder(CALLS[desk, method].answer).decode

@@ -65,7 +65,7 @@ def test_of_two_rooms_the_inner_one_counts() -> None:
 
 
 def test_a_stack_without_the_kit_is_the_caller_s() -> None:
-    assert held("/home/someone/script.py", "/usr/lib/python3/json.py") == CALLER
+    assert held("/elsewhere/script.py", "/usr/lib/python3/json.py") == CALLER
 
 
 def test_who_computes_is_counted_and_who_waits_is_not() -> None:

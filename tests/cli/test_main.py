@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from cluster.cli import find
+from cluster.cli import find, main
 from cluster.errors import MasterUnavailable
 from tests.cli.rig import Call
 
@@ -142,6 +142,19 @@ def test_a_defect_of_the_kit_is_told_as_one(call_alone: Call, monkeypatch: pytes
     assert "Traceback" not in told.err
     with pytest.raises(ZeroDivisionError):
         call_alone("job", "list")
+
+
+def test_ctrl_c_before_a_command_has_begun_shows_no_traceback(
+    call_alone: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "app", interrupted)
+
+    told = call_alone("job", "list")
+
+    assert (told.status, told.out, told.err) == (130, "", "cluster: interrupted\n")
 
 
 def test_a_reader_that_goes_away_is_no_defect() -> None:

@@ -171,6 +171,31 @@ def test_down_finds_everything_without_keeper_and_records(lab: Lab) -> None:
     assert lab.left() == []
 
 
+def test_down_ends_a_cluster_whose_keeper_died_while_a_part_waited_for_its_next_start(lab: Lab) -> None:
+    config = lab.config()
+    lifecycle.up(config)
+    lab.wish("worker-2", "crash")
+    lab.kill("worker-2")
+    lab.wait_state("worker-2", "failed")
+    lab.kill("keeper")
+
+    lifecycle.down(config, now=True)
+
+    assert lab.left() == []
+    assert not lab.runtime.folder.exists()
+
+
+def test_down_ends_a_keeper_whose_folder_was_deleted_and_all_that_it_starts_again(lab: Lab) -> None:
+    config = lab.config()
+    lifecycle.up(config)
+    lab.runtime.remove()
+
+    lifecycle.down(config)
+
+    assert lab.left() == []
+    assert not lab.runtime.folder.exists()
+
+
 def test_down_survives_damaged_records(lab: Lab) -> None:
     config = lab.config()
     lifecycle.up(config)

@@ -41,6 +41,7 @@ def test_another_process_with_the_same_pid_is_not_it(sleeper: subprocess.Popen[b
 
 def test_nobody_is_not_alive_and_hears_no_signal() -> None:
     assert not NOBODY.is_alive()
+    assert not NOBODY.signal(signal.SIGKILL)
     assert not ProcessName(2**22 + 1, "x").signal(signal.SIGTERM)
     assert birth_of(2**22 + 1) == ""
 

@@ -220,12 +220,6 @@ MUTATIONS = (
         "is_waiting = False",
     ),
     Mutation(
-        "a listing shows what a failed commit left",
-        "master/listing.py",
-        " and not master.committer.is_condemned(info.id)",
-        "",
-    ),
-    Mutation(
         "leases that became durable are not handed out",
         "master/mailboxes.py",
         "        return stops, granted",
@@ -248,12 +242,6 @@ MUTATIONS = (
         "master/sessions.py",
         "if wanted <= run]",
         "if False]",
-    ),
-    Mutation(
-        "whoever watches a job that has just ended is not told",
-        "master/jobs_desk.py",
-        "                if not on_board.is_terminal:\n                    return info",
-        "                return info",
     ),
     Mutation(
         "a job that is submitted again after its end is admitted anew",
@@ -280,12 +268,6 @@ MUTATIONS = (
         "if False:",
     ),
     Mutation(
-        "a listen of an earlier registration acknowledges leases of this one",
-        "master/served_work.py",
-        "        if said.number != seat.number:\n",
-        "        if False:\n",
-    ),
-    Mutation(
         "a registration that comes twice makes a new seat",
         "master/served_work.py",
         "            if said.number == old.number:\n",
@@ -304,28 +286,10 @@ MUTATIONS = (
         "said = Register(hello, (), self._number)",
     ),
     Mutation(
-        "a worker takes the same answer twice",
-        "wire/remote_work.py",
-        "if life != self._life or work.mark <= self._seen:",
-        "if life != self._life:",
-    ),
-    Mutation(
         "a worker goes on after its lease is over",
         "wire/remote_work.py",
         "if self._mono() >= self._lease_until:",
         "if False:",
-    ),
-    Mutation(
-        "a worker leaves with something untold",
-        "wire/remote_work.py",
-        "        if not is_told:\n",
-        "        if False:\n",
-    ),
-    Mutation(
-        "a lease counts from when the heartbeat was answered",
-        "wire/remote_work.py",
-        "                self._renew(sent)\n",
-        "                self._renew(self._mono())\n",
     ),
     Mutation(
         "what was said while a batch was told counts as told",

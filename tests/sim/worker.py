@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 # Once nothing fails any more it does not matter how long attempts take, only that there is an end.
 CALM_HASTE = 0.1
 MAX_DYING_SECONDS = 0.3
+THAWED_SECONDS = 0.01
 
 
 class NoLine:
@@ -109,6 +110,11 @@ class Worker:
             return self._desk.lease_until + INTERVAL_SECONDS
         return self._renewed + TIMEOUT_SECONDS
 
+    @property
+    def is_awake(self) -> bool:
+        """It runs, and has done so for long enough to look at its lease."""
+        return self._world.now > self._frozen_until + THAWED_SECONDS
+
     # --- life ----------------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
@@ -141,7 +147,7 @@ class Worker:
     def freeze(self, seconds: float) -> None:
         """SIGSTOP of the supervisor; its children run on."""
         self._world.note("worker frozen", self.id, round(seconds, 2))
-        self._frozen_until = self._world.now + seconds
+        self._frozen_until = max(self._frozen_until, self._world.now + seconds)
 
     def drain(self) -> None:
         """Let what runs end, or kill it, and go in good order; something starts it again."""

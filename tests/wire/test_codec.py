@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -175,3 +177,52 @@ def test_every_call_of_the_table_can_be_read_by_type(desk: str, method: str) -> 
 def test_a_call_that_is_not_in_the_table_does_not_exist() -> None:
     for method in ("shutdown", "create", "incref", "decref", "debug_info", "__class__", "_callmethod"):
         assert codec.call_of("jobs", method) is None
+
+
+# Eight threads read answers of a type that nobody has read before, again and again: each time a type of its own.
+_READ_AT_ONCE = """
+import sys, threading, types
+import msgspec
+from cluster.wire import codec
+from cluster.wire.calls import CALLS, Call
+
+SOURCE = '''
+from __future__ import annotations
+from typing import Annotated
+from msgspec import Meta, Struct
+
+class Inner(Struct, frozen=True):
+    number: Annotated[int, Meta(ge=0)] = 0
+    figures: tuple[float, ...] = ()
+
+class Outer(Struct, frozen=True):
+    inner: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = {}
+'''
+BODY = msgspec.Raw(msgspec.msgpack.encode({"inner": [{"number": 1, "figures": [1.0]}], "named": {"a": {"number": 2}}}))
+
+def read(start, method):
+    start.wait()
+    codec.read_answer(codec.Answer("r-1", BODY), "work", method)
+
+sys.setswitchinterval(1e-6)
+for number in range(100):
+    module = types.ModuleType(f"fresh{number}")
+    sys.modules[module.__name__] = module
+    exec(compile(SOURCE, module.__name__, "exec"), module.__dict__)
+    CALLS["work", f"fresh{number}"] = Call(module.Outer, module.Outer, frozenset())
+    start = threading.Barrier(8)
+    threads = [threading.Thread(target=read, args=(start, f"fresh{number}")) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_threads_that_read_a_type_for_the_first_time_at_once_do_not_end_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_AT_ONCE], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
