@@ -59,14 +59,6 @@ def master(lab: Lab) -> Iterator[psutil.Process]:
     wait_until(lambda: process.num_threads() <= threads and process.num_fds() <= descriptors, WAIT_SECONDS)
 
 
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def _is_calm(lab: Lab) -> bool:
     """Nobody but the worker, with its two connections, is at the master."""
     port = parse_address(lab.bind).port

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 import cluster
@@ -20,6 +22,7 @@ from cluster.core.states import JobState
 from cluster.errors import Refused
 from cluster.wire.tls import TlsFiles
 from tests.acceptance.programs import Program
+from tests.acceptance.test_hostile_peers import CROWD, submit_for_a_while
 from tests.wire.certificates import Maker
 
 DEADLINE_SECONDS = 60.0
@@ -132,6 +135,38 @@ def test_without_tls_each_side_warns_at_every_start_and_the_master_s_audit_has_i
             for said in (there.log("master"), here.log("worker"), caplog.text):
                 assert said.count(f"insecure: {address} is used without TLS") == start
             assert there.log("master").count(f"cluster.audit: insecure_start: origin={address}") == start
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_a_crowd_without_certificates_delays_no_submit_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    maker, host = Maker(tmp_path / "lab"), Host(tmp_path)
+    # A hello of TLS that is cut off, or damaged; another protocol.
+    said = (b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\x00\xf0" + os.urandom(240), b"GET / HTTP/1.1\r\n\r\n")
+    with host.running("master", *master_at("tcp://127.0.0.1:0", maker.issue("master", "head"))) as (ready, process):
+        address = ready.split()[1]
+        port = int(address.rpartition(":")[2])
+        with (
+            host.running("w1", *worker_at(address, maker.issue("worker", "w1"))),
+            connect(tmp_path, address, maker.issue("client", "ana")) as c,
+        ):
+            submit_for_a_while(c, 10)
+            master = psutil.Process(process.pid)
+            threads, descriptors = master.num_threads(), master.num_fds()
+            with contextlib.ExitStack() as stack:
+                for number in range(2 * CROWD):
+                    with contextlib.suppress(OSError):
+                        sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS))
+                        sock.sendall(said[number // 2 % 3] if number % 2 else b"")
+
+                taken = submit_for_a_while(c, 100)
+                assert master.num_threads() < threads + 100
+            _wait(lambda: master.num_threads() <= threads and master.num_fds() <= descriptors)
+
+            assert taken[98] < 1.0
+            refused = c.stats().security
+            assert sum(refused.values()) > CROWD
+            assert refused["handshake_certificate"] > 0
+        assert host.log("master").count("cluster.audit: ") < 50
 
 
 def test_a_worker_can_take_no_other_name_and_is_lost_when_it_is_revoked(tmp_path: Path) -> None:
