@@ -41,7 +41,7 @@ def run(kernel: str, arguments: list[str]) -> int:
     if program is None:
         print(f"there is no {kernel}; install user-mode-linux, or name the kernel: --kernel PATH", file=sys.stderr)
         return 2
-    command = shlex.join([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(arguments or TESTS)])
+    command = shlex.join([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS, *arguments])
     with tempfile.TemporaryDirectory() as folder:
         init = Path(folder, "init")
         init.write_text(_INIT.format(root=shlex.quote(str(ROOT)), command=command, done=DONE))
