@@ -14,7 +14,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage mutants bench scaling guard sim sim-long chaos kills clean
+.PHONY: help demo test check coverage mutants bench scaling guard sim sim-long chaos kills kernel clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -60,6 +60,9 @@ chaos: $(READY) ## real processes killed, frozen and cut off: make chaos MINUTES
 
 kills: $(READY) ## 2,000 short jobs, a SIGKILL every second: make kills SECONDS=120
 	@KILLS_SECONDS=$(SECONDS) $(RUN) -m pytest -q -s tests/acceptance/test_kills_every_second.py
+
+kernel: $(READY) ## cgroup limits on a kernel of their own (package user-mode-linux): make kernel [UML=PATH]
+	@$(RUN) -m tests.kernel --kernel $(or $(UML),linux.uml)
 
 clean: ## remove .venv and the tools' caches
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -6,6 +6,7 @@ Keepers start their processes by these commands too. Keys are named by path, so 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cluster.deploy.schema import Config
     from cluster.master.process import MasterConfig
     from cluster.wire.tls import TlsFiles
+    from cluster.worker.groups import GroupLimits
     from cluster.worker.process import WorkerProcessConfig
 
 START = "start"
@@ -217,6 +219,13 @@ class WorkerOptions:
             show_default="core=0",
         ),
     ] = None
+    cgroup: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N",
+            help="On all that its jobs start together: memory, pids or cpu; repeatable. Needs a delegated cgroup (v2).",
+        ),
+    ] = None
     drain_timeout: DrainTimeout = "60s"
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
@@ -273,6 +282,7 @@ def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerPr
         max_jobs_per_child=options.max_jobs_per_child,
         scratch=str(options.scratch.absolute()) if options.scratch else "",
         user=options.user,
+        cgroup=_read_cgroup(options.cgroup or ()),
         limits=read_limits(read_pairs("--limit", "nofile=1024", options.limit or (), int)),
         drain_seconds=read_duration("drain-timeout", options.drain_timeout),
         ready_fd=None if ready_fd < 0 else ready_fd,
@@ -281,6 +291,26 @@ def read_worker(address: str, options: WorkerOptions, ready_fd: int) -> WorkerPr
         tls=found.tls,
         insecure=found.insecure,
     )
+
+
+def _read_cgroup(given: Sequence[str]) -> GroupLimits | None:
+    if not given:
+        return None
+    from cluster.deploy.quantities import read_group_limits
+
+    try:
+        read = read_group_limits(read_pairs("--cgroup", "memory=4GB", given, _read_amount))
+    except ValueError as error:
+        raise Refused(f"--cgroup: {error}") from None
+    return tuple(read.items())
+
+
+def _read_amount(text: str) -> object:
+    """A number where it is one; a size may be a text."""
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return text
 
 
 def _default_name(tls: TlsFiles | None) -> str:

@@ -158,4 +158,6 @@ def _worker_command(config: Config, worker: Worker, address: str, runtime: Runti
         command += ["--user", worker.user]  # who can't get into that folder: the worker's own default
     for limit, value in sorted(worker.limits.items()):
         command += ["--limit", f"{limit}={value}"]
+    for limit, amount in sorted(worker.cgroup.items()):
+        command += ["--cgroup", f"{limit}={amount}"]
     return tuple(command)

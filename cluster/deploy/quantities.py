@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from cluster.client import option_values
+from cluster.errors import Refused
+from cluster.worker import groups
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _HOW_LONG = "write seconds, or a text like 0s, 500ms, 10s or 5m"
@@ -46,6 +49,22 @@ def read_size(value: object) -> int:
         return option_values.size("size", value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r} is no size; write bytes, or a text like 500kB, 50MB, 1.5GiB") from error
+
+
+def read_group_limits(value: Mapping[Any, object]) -> dict[str, float]:
+    """What a worker's cgroup allows: memory a size, pids a whole number, cpu any. Bounds and names are checked."""
+    read: dict[str, float] = {}
+    for name, said in value.items():
+        if name == "memory":
+            read["memory"] = read_size(said)
+        elif type(said) is int or type(said) is float:
+            read[str(name)] = said
+        else:
+            raise ValueError(f"cgroup {name}: {said!r} is no number")
+    try:
+        return dict(groups.read_group_limits(read))
+    except Refused as error:
+        raise ValueError(str(error)) from error
 
 
 Duration = Annotated[float, BeforeValidator(read_duration)]

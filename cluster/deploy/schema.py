@@ -30,7 +30,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from cluster.core.bounds import FACTORS
 from cluster.deploy.identity import NAME, check_hosts
-from cluster.deploy.quantities import Delay, Duration, Size, read_size
+from cluster.deploy.quantities import Delay, Duration, Size, read_group_limits, read_size
 from cluster.errors import Refused
 from cluster.master.retention import check_max_bytes
 from cluster.store.locate import open_store
@@ -315,6 +315,12 @@ def _read_limits(value: object) -> dict[str, int]:
     return read
 
 
+def _read_cgroup(value: object) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is no section of cgroup limits; write for instance {{memory: 4GB, pids: 200}}")  # noqa: TRY004
+    return read_group_limits(value)
+
+
 def _read_host(value: str) -> str:
     if value != "localhost":
         raise ValueError(f"host {value!r}: workers on other machines are not there yet; write localhost")
@@ -361,6 +367,11 @@ class Worker(Section):
         {},
         "The system's limits on each of its processes (setrlimit): `as`, `core`, `cpu`, `fsize`, `nofile`, `nproc`; sizes may "
         "be written as texts. `core` is 0 unless it is here.",
+    )
+    cgroup: Annotated[dict[str, int | float], PlainValidator(_read_cgroup)] = key(
+        {},
+        "What all that its jobs start may take together (cgroup v2): `memory`, `pids` (processes and threads), `cpu` "
+        "(processors, 1.5 for instance). Needs a delegated cgroup.",
     )
     port: Annotated[int, NotYet("ssh", 22)] = key(22, "Of the host's ssh server.")
     setup: Annotated[list[str], NotYet("setup", [])] = key([], "Commands to run first.")

@@ -42,6 +42,7 @@ class WorkerConfig:
     scratch: str = ""  # each job starts in an empty folder below this one; empty: in `directory`
     identity: Identity | None = None  # who jobs run as; None: whoever the worker is
     limits: Limits = ()  # of each child (see `limits`)
+    group: str = ""  # folder of the cgroup that children are in (see `groups`); empty: the worker's own
     threads: int = 0  # > 0: instead of processes, so many threads of one process; `slots` is the same number then
 
     def __post_init__(self) -> None:

@@ -13,13 +13,14 @@ import os
 import time
 from dataclasses import replace
 
+from cluster.core.memory import size_text
 from cluster.core.records import Certificate, Ending, Lease, Report, Segment
 from cluster.worker import output, threads
 from cluster.worker.nursery_protocol import Died, Spawned, SpawnFailed
 from cluster.worker.orphans import ORPHANS
 from cluster.worker.slot import NEVER, Doom, Phase, Sent, Slot
 from cluster.worker.slots import EVERYTHING, Slots
-from cluster.worker.verdict import Verdict, classify, count_oom_kills
+from cluster.worker.verdict import HOST, Verdict, classify, count_oom_kills
 
 # A child that dies before it has done anything is replaced at once the first time, then ever more slowly.
 FIRST_BACKOFF_SECONDS = 0.05
@@ -35,11 +36,14 @@ class Deaths:
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self._oom_kills = count_oom_kills()
+        events = f"{slots.config.group}/memory.events"  # only where the group has a limit of memory; it counts exactly
+        self._oom_source = events if slots.config.group and os.path.exists(events) else HOST  # noqa: PTH110
+        self._oom_kills = self._latest_oom_kills = count_oom_kills(self._oom_source)
 
     def look_at_oom_kills(self) -> None:
         """Note the kernel's count, so that a kill long ago is not taken for this death's reason."""
-        self._oom_kills = count_oom_kills()
+        # The count before this one holds until the next look: what was killed just now may take a while to be gone.
+        self._oom_kills, self._latest_oom_kills = self._latest_oom_kills, count_oom_kills(self._oom_source)
 
     def on_spawned(self, news: Spawned, pidfd: int, now: float) -> None:
         """A child runs. It may have begun with a job already."""
@@ -73,15 +77,17 @@ class Deaths:
         self._settle(slot, now)
         if slot.outstanding:
             slot.crashes += slot.doom is None
-            oom_kills = count_oom_kills()
+            oom_kills = count_oom_kills(self._oom_source)
             verdict = self._judge(slot, news, is_out_of_memory=oom_kills > self._oom_kills)
+            if verdict.ending is Ending.OUT_OF_MEMORY and slot.doom is None and self._oom_source != HOST:
+                verdict = replace(verdict, reason=verdict.reason + _shared_limit(self._slots.config.group))
             if slot.threads:
                 verdict = replace(verdict, reason=verdict.reason + threads.NEIGHBOURS.format(count=slot.threads))
-            self._oom_kills = oom_kills
+            self._oom_kills = self._latest_oom_kills = oom_kills
             cpu_seconds = max(0.0, news.cpu_seconds - slot.cpu_seconds)
             peak_memory = max(news.peak_memory, slot.peak) if slot.limit else news.peak_memory
             self._blame(slot, verdict, (peak_memory, cpu_seconds), now)
-        is_clean = slot.jobs_done > 0 or slot.doom is not None or bool(slot.outstanding)
+        is_clean = slot.served > 0 or slot.doom is not None or bool(slot.outstanding)
         if not is_clean:
             why = classify(news.status, is_out_of_memory=False).reason
             last = output.tail_text(self._printed(slot)).rpartition("\n")[2]  # of a traceback: the exception
@@ -185,6 +191,13 @@ def _report(slot: Slot, lease: Lease, certificate: Certificate, printed: bytes) 
         segments.append(Segment(slot.item, 1, b"", certificate))
     first_bad = next((segment.certificate for segment in segments if segment.certificate is not None), certificate)
     return Report(lease.fence, first_bad.ending, b"", first_bad, printed, tuple(segments), certificate.seconds)
+
+
+def _shared_limit(group: str) -> str:
+    """What to add to a reason where all jobs of the worker share one limit of memory."""
+    with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.max", encoding="ascii") as file:  # noqa: PTH123
+        return f"; all that this worker's jobs start may take {size_text(int(file.read()))} together"
+    return ""
 
 
 def _wait_until_gone(slot: Slot) -> None:

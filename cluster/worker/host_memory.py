@@ -40,14 +40,14 @@ class Reading:
 class HostMemory:
     """The latest reading, and what follows from it."""
 
-    def __init__(self, *, is_limiting: bool) -> None:
-        """`is_limiting`: jobs here can be held to a limit of their own."""
+    def __init__(self, *, is_limiting: bool, jobs_group: str = "") -> None:
+        """`is_limiting`: jobs here can be held to a limit of their own; `jobs_group`: folder of the cgroup they are in."""
         self.reading = Reading(0, 0)
         self.room = 0  # what jobs with a limit may have in all
         self.most = 0  # the same, were the host idle; 0: none can be held to a limit, or nobody knows
         self.is_short = False
         self._is_limiting = is_limiting
-        self._groups = find_groups()
+        self._groups = (*find_groups(), Path(jobs_group)) if jobs_group else find_groups()
 
     def look(self, slots: Sequence[Slot], worker: str) -> None:
         """Take a reading. A change for the worse or the better is logged, once."""

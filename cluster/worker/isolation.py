@@ -55,6 +55,7 @@ class Terms:
     nursery: int  # whose death is its own
     identity: Identity | None = None
     limits: Limits = ()
+    group: bytes = b""  # folder of its cgroup; empty: the nursery's
 
 
 def become_subreaper() -> None:
@@ -64,6 +65,8 @@ def become_subreaper() -> None:
 
 def separate(socket: int, output: int, terms: Terms) -> Descriptors:
     """Make the forked copy of the nursery a child of its own. Ends the process if the nursery has died already."""
+    if terms.group:
+        _join(terms.group)  # as long as it may
     os.setsid()
     become_subreaper()
     hide_memory(is_hidden=False)  # the nursery's, and nothing for the child to hide
@@ -180,6 +183,15 @@ def _redirect(output: int) -> None:
             _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, name), None, _IONBF, 0)
     # A crash in C prints the Python stack into the job's output, and so into its death certificate.
     faulthandler.enable(2)
+
+
+def _join(group: bytes) -> None:
+    """Move this process into a cgroup. Raises `OSError`; then no job may run here, for nothing would bound it."""
+    descriptor = os.open(group + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, b"0")  # whoever writes
+    finally:
+        os.close(descriptor)
 
 
 def _raise_oom_score() -> None:

@@ -134,7 +134,8 @@ class Nursery:
             if self._setup.threads:
                 # Before it may be a user who can't read it.
                 from cluster.worker import threaded_child
-            terms = isolation.Terms(self._pid, self._setup.identity, self._setup.limits)
+            setup = self._setup
+            terms = isolation.Terms(self._pid, setup.identity, setup.limits, setup.group)
             kept = isolation.separate(end, output, terms)
             if self._setup.threads:
                 threaded_child.ThreadedChild(self._setup, kept).serve()

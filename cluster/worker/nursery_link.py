@@ -29,6 +29,7 @@ class NurseryLink:
             config.threads,
             config.identity,
             config.limits,
+            os.fsencode(config.group),
         )
         self._interpreter = interpreter
 

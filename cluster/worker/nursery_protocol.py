@@ -29,6 +29,7 @@ class Setup(Struct, frozen=True, array_like=True, tag=1, gc=False):
     threads: int = 0
     identity: Identity | None = None  # who jobs run as; None: whoever the worker is
     limits: Limits = ()
+    group: bytes = b""
 
 
 class Spawn(Struct, frozen=True, array_like=True, tag=2, gc=False):

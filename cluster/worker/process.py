@@ -34,6 +34,7 @@ from cluster.wire.proxy import DeskProxy, connect_desk
 from cluster.wire.remote_work import RemoteWorkDesk
 from cluster.wire.tls import TlsFiles, own_identity
 from cluster.worker.config import WorkerConfig
+from cluster.worker.groups import GroupLimits, jobs_group
 from cluster.worker.identity import Identity, find_identity, require_way
 from cluster.worker.limits import DEFAULTS, Limits, require_possible
 from cluster.worker.orphans import ORPHANS
@@ -66,6 +67,7 @@ class WorkerProcessConfig:
     scratch: str = ""  # where the jobs' folders are made; empty: in the system's folder for temporary files
     user: str = ""  # name or number of who jobs run as; empty: whoever the worker runs as
     limits: Limits = tuple(DEFAULTS.items())
+    cgroup: GroupLimits | None = None  # of all that its jobs start together; None: they have no group of their own
     drain_seconds: float = 60.0
     patience_seconds: float = 30.0  # for the first contact with the master
     ready_fd: int | None = None  # one line is written there once jobs are taken
@@ -98,11 +100,14 @@ def run_worker(config: WorkerProcessConfig) -> int:
         require_possible(config.limits)
         hide_memory()
         _meet(config)
-        with scratch_folder(_scratch_parent(config), config.name, is_shared=identity is not None) as scratch:
+        with (
+            jobs_group(config.cgroup, config.name) as group,
+            scratch_folder(_scratch_parent(config), config.name, is_shared=identity is not None) as scratch,
+        ):
             if identity is not None:
                 require_way(identity, scratch)
                 _warn_of_modules(identity)
-            return _serve(config, _worker_config(config, scratch, identity))
+            return _serve(config, _worker_config(config, scratch, identity, group))
     except (ClusterError, ValueError, OSError) as error:
         tell_mistake("cluster worker", error)
         return USERS_MISTAKE
@@ -232,7 +237,7 @@ def _warn_of_modules(identity: Identity) -> None:
             log.warning("unreadable folder=%s user=%s: jobs can import nothing from there", folder, identity.name)
 
 
-def _worker_config(config: WorkerProcessConfig, scratch: str, identity: Identity | None) -> WorkerConfig:
+def _worker_config(config: WorkerProcessConfig, scratch: str, identity: Identity | None, group: str) -> WorkerConfig:
     return WorkerConfig(
         name=config.name,
         slots=config.slots,
@@ -244,6 +249,7 @@ def _worker_config(config: WorkerProcessConfig, scratch: str, identity: Identity
         scratch=scratch,
         identity=identity,
         limits=config.limits,
+        group=group,
         max_result_bytes=MAX_RESULT_BYTES,
     )
 

@@ -83,7 +83,7 @@ class Supervisor:
         self._deaths = Deaths(self._slots)
         self._health = HealthWatch(config.directory)
         # Of several threads in one process none can be weighed, or killed, alone.
-        self._host_memory = HostMemory(is_limiting=not config.threads)
+        self._host_memory = HostMemory(is_limiting=not config.threads, jobs_group=config.group)
         self._held_up: list[Stop] = []  # orders to stop that wait for a starting child
 
         self._bell = Bell()

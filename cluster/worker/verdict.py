@@ -20,6 +20,9 @@ _MEANINGS = {
 }
 
 
+HOST = "/proc/vmstat"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a death ended the job that was in hand."""
@@ -56,10 +59,14 @@ def _name(number: int) -> str:
     return f"{known.name} ({meaning})" if meaning else known.name
 
 
-def count_oom_kills() -> int:
-    """How often the kernel has killed for memory since boot, here or in any cgroup; 0 where it doesn't say."""
+def count_oom_kills(source: str = HOST) -> int:
+    """How often the kernel has killed for memory since boot, here or in any cgroup; 0 where it doesn't say.
+
+    Args:
+        source: or since it was made, in the cgroup whose memory.events this is.
+    """
     try:
-        with open("/proc/vmstat", "rb") as file:  # noqa: PTH123 - read with each heartbeat
+        with open(source, "rb") as file:  # noqa: PTH123 - read with each heartbeat
             for line in file:
                 if line.startswith(b"oom_kill "):
                     return int(line.split()[1])

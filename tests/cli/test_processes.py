@@ -59,6 +59,7 @@ def test_a_worker_is_told_what_the_command_line_says() -> None:
         env=["OMP_NUM_THREADS=1"],
         max_jobs_per_child=10,
         drain_timeout="5",
+        cgroup=["pids=200", "memory=4GB", "cpu=1.5"],
     )
 
     config = read_worker(ADDRESS, options, ready_fd=-1)
@@ -68,6 +69,7 @@ def test_a_worker_is_told_what_the_command_line_says() -> None:
     assert config.resources == (("disk", 1), ("gpu", 2))
     assert (config.labels, config.env) == ((("zone", "lab"),), (("OMP_NUM_THREADS", "1"),))
     assert (config.drain_seconds, config.ready_fd) == (5.0, None)
+    assert config.cgroup == (("cpu", 1.5), ("memory", 4 * 10**9), ("pids", 200))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,12 @@ def test_a_worker_is_told_what_the_command_line_says() -> None:
         (["worker", ADDRESS], "an address needs a key: write --authkey-file KEYS/worker.key"),
         (["worker", "--slots", "few", ADDRESS, "--authkey-file", "k"], "slots can't be 'few'"),
         (["worker", ADDRESS, "--authkey-file", "k", "--resource", "gpu"], "--resource 'gpu' is not what it takes"),
+        (["worker", ADDRESS, "--authkey-file", "k", "--cgroup", "pids"], "--cgroup 'pids' is not what it takes"),
+        (
+            ["worker", ADDRESS, "--authkey-file", "k", "--cgroup", "pids=some"],
+            "--cgroup: cgroup pids: 'some' is no number",
+        ),
+        (["worker", ADDRESS, "--authkey-file", "k", "--cgroup", "io=1"], "no limit of a cgroup is called 'io'"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_status_2(call_alone: Call, arguments: list[str], said: str) -> None:

@@ -102,14 +102,18 @@ def test_every_command_line_says_which_cluster_it_is_of(parts: list[Part], tmp_p
 
 def test_a_worker_whose_jobs_are_another_user_s_has_its_folders_where_that_user_can_get_to(tmp_path: Path) -> None:
     file = tmp_path / "lab.yaml"
-    file.write_text("workers: [{user: nobody, limits: {nofile: 256, fsize: 10GB}}, {}]")
+    file.write_text(
+        "workers: [{user: nobody, limits: {nofile: 256, fsize: 10GB}, cgroup: {pids: 200, memory: 4GB, cpu: 1.5}}, {}]"
+    )
     config = load_config(file, environment={})
 
     _, other, own = parts_of(Snapshot.of(config, "tcp://127.0.0.1:7601"), Runtime.of(config), {})
 
     assert after(other, "--user") == "nobody"
     assert " ".join(other.command).count("--limit fsize=10000000000 --limit nofile=256") == 1
+    assert " ".join(other.command).count("--cgroup cpu=1.5 --cgroup memory=4000000000 --cgroup pids=200") == 1
     assert "--scratch" not in other.command
+    assert "--cgroup" not in own.command
     assert after(own, "--scratch").startswith(str(tmp_path))
 
 

@@ -241,6 +241,13 @@ def test_defaults_retention_and_the_log_s_form_are_taken_as_written() -> None:
         ({"workers": [{"limits": {"nofile": "1GB"}}]}, "limit nofile: '1GB' is no whole number"),
         ({"workers": [{"limits": {"as": "1MB"}}]}, "limit as must be at least"),
         ({"workers": [{"limits": {"fsize": "big"}}]}, "'big' is no size"),
+        ({"workers": [{"cgroup": "4GB"}]}, "'4GB' is no section of cgroup limits"),
+        ({"workers": [{"cgroup": {"io": 7}}]}, "no limit of a cgroup is called 'io'; there are cpu, memory, pids"),
+        ({"workers": [{"cgroup": {"memory": "1MB"}}]}, "cgroup memory must be from 50000000 to"),
+        ({"workers": [{"cgroup": {"memory": True}}]}, "True is no size"),
+        ({"workers": [{"cgroup": {"pids": "many"}}]}, "cgroup pids: 'many' is no number"),
+        ({"workers": [{"cgroup": {"pids": 20.5}}]}, "cgroup pids must be a whole number, not 20.5"),
+        ({"workers": [{"cgroup": {"cpu": 0}}]}, "cgroup cpu must be from 0.01 to 1024, not 0"),
     ],
     ids=str,
 )
@@ -253,3 +260,10 @@ def test_limits_are_read_as_sizes_or_numbers() -> None:
 
     assert config.workers[0].limits == {"nofile": 256, "fsize": 10**10, "core": 0}
     assert config.workers[0].user == "nobody"
+
+
+def test_limits_of_a_worker_s_cgroup_are_read_as_a_size_or_numbers() -> None:
+    config = read(workers=[{"cgroup": {"memory": "4GB", "pids": 200, "cpu": 1.5}}, {}])
+
+    assert config.workers[0].cgroup == {"memory": 4 * 10**9, "pids": 200, "cpu": 1.5}
+    assert config.workers[1].cgroup == {}

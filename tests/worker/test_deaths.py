@@ -16,6 +16,7 @@ import pytest
 
 from cluster.core.records import Ending, Report
 from cluster.worker.supervisor import Supervisor
+from tests.acceptance.programs import wait_until
 from tests.worker.gate import Gate
 from tests.worker.recording_desk import RecordingDesk, a_worker, wait_gone
 
@@ -370,3 +371,51 @@ def test_a_careful_chunk_s_items_arrive_with_its_report(worker: tuple[RecordingD
     failed = report.segments[1].certificate
     assert failed is not None
     assert failed.pid > 0
+
+
+# --- in a cgroup ------------------------------------------------------------------------------------------------------
+
+
+def a_group(folder: Path) -> Path:
+    """Stands for a cgroup with a limit of memory; `tests/kernel` has real ones."""
+    for name, text in {"cgroup.procs": "", "memory.max": "4000000000", "memory.events": "oom 0\noom_kill 0\n"}.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def be_killed_for_memory(folder: str) -> None:
+    """What the kernel does: it counts, it kills; and a large process takes a while to be gone."""
+    Path(folder, "memory.events").write_text("oom 1\noom_kill 1\n")
+    wait_until(Path(folder, "go").exists)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_that_the_group_has_counted_is_out_of_memory_though_a_heartbeat_came_between(tmp_path: Path) -> None:
+    group = a_group(tmp_path)
+    with a_worker(slots=1, group=str(group)) as (desk, _):
+        fence = desk.put(be_killed_for_memory, str(tmp_path))
+        wait_until(lambda: "oom 1" in (group / "memory.events").read_text())
+        heartbeats = len(desk.health)
+        wait_until(lambda: len(desk.health) > heartbeats)
+        (tmp_path / "go").touch()
+
+        report = desk.report_of(fence)
+        later = desk.report_of(desk.put(be_killed))
+
+    assert report.certificate is not None
+    assert report.ending is Ending.OUT_OF_MEMORY
+    assert report.certificate.reason.endswith("all that this worker's jobs start may take 4 GB together")
+    assert later.ending is Ending.CRASHED
+
+
+def test_a_job_is_only_given_what_its_group_can_hold(tmp_path: Path) -> None:
+    group = a_group(tmp_path)
+    (group / "memory.max").write_text("300000000")
+    (group / "memory.current").write_text("50000000")
+    (group / "memory.stat").write_text("inactive_file 0\n")
+
+    with a_worker(slots=1, group=str(group)) as (desk, _):
+        desk.result_of(desk.put(os.getpid))
+
+    assert desk.hellos[0].memory_most == 285_000_000  # less the twentieth that is kept
+    assert 0 < desk.hellos[0].memory_room <= 235_000_000

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,11 @@ def test_only_sigkill_can_be_out_of_memory() -> None:
 
 def test_the_kernel_s_count_can_be_read() -> None:
     assert count_oom_kills() >= 0
+
+
+def test_a_cgroup_s_own_count_can_be_read(tmp_path: Path) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("low 0\nhigh 0\nmax 61\noom 5\noom_kill 3\noom_group_kill 9\n")
+
+    assert count_oom_kills(str(events)) == 3
+    assert count_oom_kills(str(tmp_path / "gone")) == 0
