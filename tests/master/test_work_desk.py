@@ -125,8 +125,8 @@ def test_a_lease_has_all_that_the_job_needs(rig: Rig) -> None:
 def test_a_function_that_the_shelf_has_dropped_comes_from_the_store(rig: Rig) -> None:
     lease = lease_of(rig, "a")
     rig.report(success(lease.fence))
-    rig.submit(*(spec(f"b{number}", function=f"f{number}".encode()) for number in range(300)),
-               functions=[function(f"f{number}") for number in range(300)])  # fmt: skip
+    others = [function(f"f{number}") for number in range(300)]
+    rig.submit(*(spec(f"b{number}", function=other.digest) for number, other in enumerate(others)), functions=others)
     rig.jobs.cancel([f"b{number}" for number in range(300)], 0.0)
     assert TASK.digest not in rig.master.board.shelf
 
