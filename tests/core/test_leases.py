@@ -8,6 +8,7 @@ from cluster.core.states import JobState
 from tests.core.builders import (
     AT_MOST_ONCE,
     AT_ONCE,
+    TASK,
     WALL,
     WORKER,
     Scene,
@@ -173,7 +174,7 @@ def test_the_worker_gets_all_that_it_needs_to_run_the_job() -> None:
     fence = scene.lease(spec("a", options, inputs=("first",)), settled={"first": JobState.COMPLETED})
 
     assert scene.describe(fence) == Lease(
-        fence, "a", run=1, attempt=1, function=b"task", args=b"args", options=options, inputs=(("first", b""),)
+        fence, "a", run=1, attempt=1, function=TASK.digest, args=b"args", options=options, inputs=(("first", b""),)
     )
 
 
