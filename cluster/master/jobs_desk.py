@@ -229,6 +229,28 @@ class JobsDesk:
             master.sessions.ended(session, [outcome])
         return info
 
+    def watch_all(self, session: int, jobs: Sequence[JobId]) -> list[JobInfo | None]:
+        """As `watch`, of many; None for an unknown one.
+
+        Those on the board under one lock: after a restart a client asks for all of its jobs, while workers come back and
+        report, and to be in their way once for each job made it wait for seconds.
+        """
+        master = self._master
+        found: dict[JobId, JobInfo] = {}
+        with master.lock:
+            for job in jobs:
+                on_board = master.board.jobs.get(job)
+                if on_board is not None and not on_board.is_settled and not on_board.is_terminal:
+                    master.sessions.watch(session, job, on_board.run)
+                    found[job] = listing.info_of(on_board)
+        return [found.get(job) or self._watch_ended(session, job) for job in jobs]
+
+    def _watch_ended(self, session: int, job: JobId) -> JobInfo | None:
+        try:
+            return self.watch(session, job)
+        except UnknownJob:
+            return None
+
     def info(self, job: JobId) -> JobInfo:
         """The job now. Raises `UnknownJob`."""
         with self._master.lock:

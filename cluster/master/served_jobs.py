@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cluster.core.digests import is_genuine
 from cluster.core.printed import Piece
 from cluster.core.records import JobInfo, Outcome
-from cluster.errors import Refused, UnknownJob
+from cluster.errors import Refused
 from cluster.master.jobs_desk import JobsDesk
 from cluster.master.told import ToldBook
 from cluster.wire import calls
@@ -126,13 +126,7 @@ class ServedJobsDesk:
         client = self._client(said.session)
         if client is None:
             raise Refused("the master does not know this session (any more); open another one")
-        found: list[JobInfo | None] = []
-        for job in said.jobs:
-            try:
-                found.append(self._desk.watch(client.number, job))
-            except UnknownJob:
-                found.append(None)
-        return tuple(found)
+        return tuple(self._desk.watch_all(client.number, said.jobs))
 
     def wait_told(self, timeout: float) -> None:
         """Wait, no longer than that, until those who listen have seen what there was to tell."""
