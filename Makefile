@@ -55,8 +55,8 @@ sim: $(READY) ## the simulator: make sim SEEDS=10000
 sim-long: $(READY) ## a million seeds, in ranges that are written down; called again, it goes on: make sim-long LOG=sim.log
 	@$(RUN) -m tests.sim --seeds $(or $(LONG_SEEDS),1000000) --base $(or $(BASE),1000000) --log $(or $(LOG),sim.log)
 
-chaos: $(READY) ## real processes killed, frozen and cut off: make chaos MINUTES=10 [SEED=1] [STAGE=loopback|hosts|kept]
-	@$(RUN) -m tests.chaos --minutes $(MINUTES) --stage $(STAGE) $(if $(SEED),--seed $(SEED))
+chaos: $(READY) ## real processes killed, frozen and cut off: make chaos MINUTES=10 [SEED=1] [STAGE=loopback|hosts|kept] [SPARE=master]
+	@$(RUN) -m tests.chaos --minutes $(MINUTES) --stage $(STAGE) $(if $(SEED),--seed $(SEED)) $(if $(SPARE),--spare-$(SPARE))
 
 kills: $(READY) ## 2,000 short jobs, a SIGKILL every second: make kills SECONDS=120
 	@KILLS_SECONDS=$(SECONDS) $(RUN) -m pytest -q -s tests/acceptance/test_kills_every_second.py

@@ -48,6 +48,9 @@ class Mix:
 
 KILLS_ONLY = Mix(1.0, (("kill master", 1.0), ("kill supervisor", 1.0), ("kill child", 1.0)))
 
+# A master that lives through a whole run shows whether its memory, descriptors and threads grow.
+SPARED_MASTER = Mix(kinds=tuple(kind for kind in Mix.kinds if kind[0] != "kill master"))
+
 
 class Faults:
     """The thread that breaks things. `spared` workers lose no supervisor: their memory is watched."""
