@@ -11,7 +11,7 @@ earlier day.
 from __future__ import annotations
 
 import hmac
-from hashlib import blake2b
+from _blake2 import blake2b  # as in `core.digests`
 from typing import NoReturn
 
 import msgspec

@@ -216,7 +216,7 @@ def main(control: int, parent: int) -> None:
     hide_memory()
     nursery = Nursery(socket.socket(fileno=control), parent)
     # Children share our pages until one of them writes; a collector's round would write to all of them.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     nursery.serve()
     os._exit(0)
