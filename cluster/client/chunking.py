@@ -17,9 +17,11 @@ from __future__ import annotations
 from collections import deque
 
 TARGET_SECONDS = 0.05
-# Near the end chunks get smaller, so that all slots end together, but not so small that the journeys cost more.
+# Near the end chunks get smaller, so that all slots end together: each is this part of what is left, for each slot. But
+# not so small that the journeys cost more.
+END_SHARE = 0.5
 LEAST_SECONDS = 0.002
-MAX_ITEMS = 10_000
+MAX_ITEMS = 30_000
 MAX_BYTES = 1 << 20  # of pickled arguments
 # Chunks on their way, per slot: one runs, one waits in the worker, and two cover the way there.
 WINDOW_PER_SLOT = 4
@@ -61,7 +63,7 @@ class ChunkSizer:
         wanted = TARGET_SECONDS / self._item_seconds
         if remaining is not None:
             least = LEAST_SECONDS / self._item_seconds
-            wanted = min(wanted, max(least, remaining / (self._slots * WINDOW_PER_SLOT)))
+            wanted = min(wanted, max(least, remaining * END_SHARE / self._slots))
         if self._item_bytes > 0:
             wanted = min(wanted, MAX_BYTES / self._item_bytes)
         return max(1, min(int(wanted), MAX_ITEMS))

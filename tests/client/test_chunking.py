@@ -110,7 +110,7 @@ def test_chunks_shrink_near_the_end_but_not_to_nothing() -> None:
     sizer.on_ended(10, sent=0.0, ended=10 * 1e-4)
 
     assert sizer.size(None) == TARGET_SECONDS / 1e-4
-    assert sizer.size(800) == 100
+    assert sizer.size(800) == 200
     assert sizer.size(8) == LEAST_SECONDS / 1e-4
 
 
