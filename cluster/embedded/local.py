@@ -13,6 +13,7 @@ delays it, and delays the master that waits for it just as much.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from cluster.embedded.cpus import usable_cpus
@@ -56,7 +57,14 @@ def local(
     except OSError:  # the supervisor tries again, and says so
         pass
     try:
-        from cluster.embedded.assembly import assemble
+        # What is loaded stays, and the collector's rounds through it would take a twentieth of the time.
+        is_collecting = gc.isenabled()
+        gc.disable()
+        try:
+            from cluster.embedded.assembly import assemble
+        finally:
+            if is_collecting:
+                gc.enable()
 
         return assemble(interpreter, store, slots, (resources or {}, labels or {}))
     except BaseException:
