@@ -56,21 +56,20 @@ def local(
         interpreter = start_interpreter(tuple(sys.path), slots)
     except OSError:  # the supervisor tries again, and says so
         pass
+    # What is loaded and made here stays, and the collector's rounds through it would take a twentieth of the time.
+    is_collecting = gc.isenabled()
+    gc.disable()
     try:
-        # What is loaded stays, and the collector's rounds through it would take a twentieth of the time.
-        is_collecting = gc.isenabled()
-        gc.disable()
-        try:
-            from cluster.embedded.assembly import assemble
-        finally:
-            if is_collecting:
-                gc.enable()
+        from cluster.embedded.assembly import assemble
 
         return assemble(interpreter, store, slots, (resources or {}, labels or {}))
     except BaseException:
         if interpreter is not None:
             interpreter.discard()
         raise
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 def _check_slots(slots: int | None) -> int:

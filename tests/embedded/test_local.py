@@ -327,18 +327,20 @@ def test_a_nursery_that_can_not_be_started_at_once_is_started_later(monkeypatch:
         assert c.submit(abs, (-1,)).result(timeout=30) == 1
 
 
-def test_a_first_result_loads_nothing_that_it_does_not_need() -> None:
-    slow = ("_hashlib", "json", "difflib", "pathlib", "random", "secrets", "psutil", "sqlite3", "pydantic")
+@pytest.mark.parametrize(("store", "also"), [("memory:", ("pathlib", "sqlite3")), ("sqlite:///jobs.db", ())])
+def test_a_first_result_loads_nothing_that_it_does_not_need(store: str, also: tuple[str, ...], tmp_path: Path) -> None:
+    slow = ("_hashlib", "json", "difflib", "random", "secrets", "psutil", "pydantic", *also)
     program = f"""
 import gc, sys
 sys.path[:] = {sys.path!r}
 import cluster
-with cluster.local(slots=1) as c:
+with cluster.local(slots=1, store={store!r}) as c:
     assert c.submit(pow, (2, 10)).result() == 1024
     print([name for name in {slow} if name in sys.modules], gc.isenabled())
 """
 
     # Without `site`, whose .pth files load what they like.
-    said = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-S", "-c", program]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
 
     assert said.stdout.split() == ["[]", "True"]
