@@ -22,6 +22,7 @@ from cluster.errors import Refused
 from cluster.worker.nursery_start import Interpreter, start_interpreter
 from tests.acceptance import tasks
 from tests.acceptance.programs import is_gone, python, wait_until
+from tests.client.test_gate import Interrupter
 from tests.worker.gate import Gate
 
 
@@ -344,3 +345,33 @@ with cluster.local(slots=1, store={store!r}) as c:
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
 
     assert said.stdout.split() == ["[]", "True"]
+
+
+def test_a_reader_that_is_interrupted_again_and_again_has_every_result_once() -> None:
+    interrupter = Interrupter()
+    results: list[Any] = []
+    interrupts = 0
+    is_over = False
+
+    with cluster.local(slots=1) as c:
+        batch = c.map(itself_or_nothing, range(3_000), chunksize=50, errors="return")
+        with interrupter.at_work():
+            while not is_over:
+                try:
+                    interrupter.is_armed = True
+                    for result in batch:
+                        results.append(result)
+                        interrupter.is_armed = True
+                    interrupter.is_armed = False
+                    is_over = True
+                except KeyboardInterrupt:
+                    interrupts += 1
+
+    assert [result if type(result) is int else result.args[0] for result in results] == list(range(3_000))
+    assert interrupts > 0
+
+
+def itself_or_nothing(number: int) -> int:
+    if number % 7 == 0:
+        raise ValueError(number)
+    return number
