@@ -14,7 +14,6 @@ from cluster.core.effects import (
     TellAdmitted,
     TellRefused,
     Undone,
-    Wake,
 )
 from cluster.core.job import Job
 from cluster.core.records import Ending, JobId, JobSpec, Now
@@ -42,16 +41,14 @@ def on_submit(board: Board, event: events.Submit, now: Now, effects: list[Effect
             effects.append(TellRefused(event.owner, spec.id, "store" if board.refusing else "refused", refusal))
             continue
         _admit(board, spec, event, now, effects)
-    effects.append(Wake())
 
 
-def on_admissions_durable(board: Board, event: events.AdmissionsDurable, now: Now, effects: list[Effect]) -> None:
+def on_admissions_durable(board: Board, event: events.AdmissionsDurable, now: Now, _effects: list[Effect]) -> None:
     """Jobs that had to wait for their own admission may start."""
     for job_id in event.jobs:
         job = board.jobs.get(job_id)
         if job is not None and job.state is JobState.SUBMITTED:
             place(board, job, now)
-    effects.append(Wake())
 
 
 def on_admissions_failed(board: Board, event: events.AdmissionsFailed, _now: Now, effects: list[Effect]) -> None:
@@ -68,10 +65,9 @@ def on_store_failed(board: Board, event: events.StoreFailed, _now: Now, _effects
     board.refusing = event.reason
 
 
-def on_store_healed(board: Board, _event: events.StoreHealed, _now: Now, effects: list[Effect]) -> None:
+def on_store_healed(board: Board, _event: events.StoreHealed, _now: Now, _effects: list[Effect]) -> None:
     """Admit again."""
     board.refusing = ""
-    effects.append(Wake())
 
 
 def place(board: Board, job: Job, now: Now) -> None:

@@ -15,12 +15,15 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from cluster.core.job import Job, WorkerHeld
 from cluster.core.memory import limit_of, room_of
 from cluster.core.records import Options
 from cluster.core.states import JobState
+
+if TYPE_CHECKING:
+    from cluster.core.waking import Woken
 
 LaneKey: TypeAlias = tuple[str, tuple[tuple[str, int], ...], tuple[tuple[str, str], ...], int]
 
@@ -33,7 +36,7 @@ _QUEUED = JobState.QUEUED  # a look at an enum's class costs as much as making a
 class Lane:
     """Queued jobs of one kind of demand."""
 
-    __slots__ = ("_by_priority", "_entries", "_priorities", "key", "live")
+    __slots__ = ("_by_priority", "_entries", "_priorities", "expected", "is_unwanted", "key", "latest", "live")
 
     def __init__(self, key: LaneKey) -> None:
         self.key = key
@@ -41,6 +44,10 @@ class Lane:
         self._entries = 0
         self._by_priority: dict[int, deque[Job]] = {}
         self._priorities: list[int] = []  # heap of negated priorities, each that has a deque
+        # The rest is written by `waking` only.
+        self.expected = 0  # jobs here that workers have been woken for, and have not polled since
+        self.latest: Woken | None = None  # the last of those workers
+        self.is_unwanted = False  # no worker that waits fits
 
     def push(self, job: Job, *, first: bool = False) -> None:
         """Queue a job, behind its equals or (given back) before them."""
@@ -111,6 +118,8 @@ class Placement:
 
     def __init__(self) -> None:
         self.paused: set[str] = set()
+        # Lanes to which jobs have come in this decision; ordered, so that equal boards decide alike.
+        self.fresh: dict[Lane, None] = {}
         self._lanes: dict[LaneKey, Lane] = {}
         # The lane of the last job that came, and its options: jobs of one kind share that record.
         self._latest: Lane | None = None
@@ -125,6 +134,7 @@ class Placement:
             if not options.memory:  # a limit may grow from one attempt to the next
                 self._latest, self._latest_options = lane, options
         lane.push(job, first=first)
+        self.fresh[lane] = None
 
     def forget(self, job: Job) -> None:
         """A job has left QUEUED without being popped."""
@@ -138,7 +148,7 @@ class Placement:
         Each must have left QUEUED before the next one is asked for.
         """
         while capacity > 0:
-            lanes = [lane for lane in self._lanes.values() if self._fits(lane, worker)]
+            lanes = [lane for lane in self._lanes.values() if self.fits(lane, worker)]
             if not lanes:
                 return
             lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_rank)
@@ -151,10 +161,24 @@ class Placement:
                 yield job
             self._drop_if_empty(lane)
 
-    def has_work(self) -> bool:
-        """Some job may be leased now, if there is a worker that fits. May be asked from any thread."""
-        # A copy, made in one step of the interpreter: other threads add and drop lanes meanwhile.
-        return any(lane.live and lane.key[0] not in self.paused for lane in list(self._lanes.values()))
+    def fits(self, lane: Lane, worker: WorkerHeld) -> bool:
+        """Whether the worker could be leased a job of the lane now."""
+        queue, resources, labels, memory = lane.key
+        if not lane.live or queue in self.paused:
+            return False
+        if labels and not worker.labels.issuperset(labels):
+            return False
+        if memory and memory > room_of(worker):
+            return False
+        return all(worker.free.get(name, 0) >= amount for name, amount in resources)
+
+    def any_fitting(self, worker: WorkerHeld) -> Lane | None:
+        """A lane of which the worker could be leased a job now."""
+        return next((lane for lane in self._lanes.values() if self.fits(lane, worker)), None)
+
+    def lanes_of(self, queue: str) -> list[Lane]:
+        """All lanes of a queue."""
+        return [lane for lane in self._lanes.values() if lane.key[0] == queue]
 
     def depth(self) -> dict[str, int]:
         """Queued jobs by queue."""
@@ -175,16 +199,6 @@ class Placement:
             del self._lanes[lane.key]
             if lane is self._latest:
                 self._latest = None
-
-    def _fits(self, lane: Lane, worker: WorkerHeld) -> bool:
-        queue, resources, labels, memory = lane.key
-        if not lane.live or queue in self.paused:
-            return False
-        if labels and not worker.labels.issuperset(labels):
-            return False
-        if memory and memory > room_of(worker):
-            return False
-        return all(worker.free.get(name, 0) >= amount for name, amount in resources)
 
 
 def is_satisfiable(job: Job, capacity: dict[str, int], labels: frozenset[tuple[str, str]]) -> bool:

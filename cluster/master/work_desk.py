@@ -70,7 +70,11 @@ class WorkDesk:
             early = master.committer.append(effects)
         if effects:
             master.after_decision(early)
-        return Poll(tuple(self._with_inputs(worker, given)), tuple(stops))
+        ready = self._with_inputs(worker, given)
+        if len(ready) < len(given):
+            # The board counts them as room that is taken, and would not have the worker ask for more.
+            master.mailboxes.wake(worker)
+        return Poll(tuple(ready), tuple(stops))
 
     def fetch_function(self, digest: Digest) -> FunctionBlob:
         """The pickled task of a lease."""

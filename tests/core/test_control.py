@@ -126,7 +126,7 @@ def test_a_cancelled_job_s_late_success_does_not_count() -> None:
     fence = scene.lease(spec("a"))
     scene.cancel("a")
 
-    assert scene.report(success(fence)) == [Wake()]
+    assert scene.report(success(fence)) == []
     assert scene.state("a") is JobState.CANCELLED
 
 
@@ -134,7 +134,7 @@ def test_cancelling_an_ended_or_unknown_job_changes_nothing() -> None:
     scene = Scene()
     scene.report(success(scene.lease(spec("a"))))
 
-    assert scene.cancel("a", "never heard of") == [Wake()]
+    assert scene.cancel("a", "never heard of") == []
     assert scene.state("a") is JobState.COMPLETED
 
 
@@ -229,7 +229,7 @@ def test_a_new_run_is_parked_until_the_stopped_attempt_of_the_old_one_is_gone() 
 
     assert scene.state("a") is JobState.QUEUED
     assert scene.poll(9) == []
-    assert not scene.board.placement.has_work()
+    assert scene.board.placement.depth() == {}
 
     scene.tell(events.Stopped(WORKER, (fence,)))
 
@@ -419,9 +419,9 @@ def test_a_paused_queue_is_recorded_and_hands_out_nothing_until_resumed() -> Non
     scene = Scene()
     scene.submit(spec("a", Options(queue="x")))
 
-    assert scene.tell(events.PauseQueue("x", paused=True)) == [QueuePaused("x", paused=True), Wake()]
+    assert scene.tell(events.PauseQueue("x", paused=True)) == [QueuePaused("x", paused=True)]
     assert scene.poll(9) == []
-    assert scene.tell(events.PauseQueue("x", paused=False)) == [QueuePaused("x", paused=False), Wake()]
+    assert scene.tell(events.PauseQueue("x", paused=False)) == [QueuePaused("x", paused=False), Wake(WORKER)]
 
     assert len(scene.poll(9)) == 1
 

@@ -321,6 +321,30 @@ MUTATIONS = (
         "            yield from self._watch_again(opened.session)\n",
         "",
     ),
+    Mutation(
+        "a woken worker that takes nothing is counted on for ever",
+        "core/waking.py",
+        "            if woken.lane.live:\n                self._placement.fresh[woken.lane] = None\n",
+        "",
+    ),
+    Mutation(
+        "resources that come back wake nobody",
+        "core/board.py",
+        "            if resources or lease.memory:\n                self.waking.recheck(holder.id)\n",
+        "",
+    ),
+    Mutation(
+        "a queue that is resumed wakes nobody",
+        "core/control.py",
+        "        board.waking.resume(event.queue)\n",
+        "",
+    ),
+    Mutation(
+        "a worker that is lost is counted on for ever",
+        "core/workers.py",
+        "    board.waking.forget(worker.id)\n    del board.workers[worker.id]",
+        "    del board.workers[worker.id]",
+    ),
 )
 
 
