@@ -184,14 +184,14 @@ class Board:
     def end(self, job: Job, ended: EndOfRun | Report, now: Now, effects: list[Effect]) -> None:
         """Record the outcome of a job that has just moved to a terminal state."""
         spec = job.spec
-        admitted, state, wall = job.admitted, job.state, now.wall
+        state, wall = job.state, now.wall
         outcome = Outcome(
             spec.id, job.run, state, wall, ended.payload, ended.certificate, job.attempts, job.worker, spec.items
         )
         keep_seconds = spec.options.result_ttl
         if state is _DEAD_LETTER:
             keep_seconds = max(keep_seconds, self.settings.dead_retention_seconds)
-        effects.append(Ended(admitted.seq, ended.fence, outcome, wall + keep_seconds, admitted.owner, ended.output))
+        effects.append(Ended(job.seq, ended.fence, outcome, wall + keep_seconds, job.owner, ended.output))
         self.retire(job)
 
     def retire(self, job: Job) -> None:

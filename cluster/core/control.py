@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec import structs
 
 from cluster.core import events, policy, settlement
-from cluster.core.admission import await_dependencies
+from cluster.core.admission import admission_of, await_dependencies
 from cluster.core.board import Board, EndOfRun
-from cluster.core.effects import Admitted, Effect, FunctionAdded, QueuePaused, Rebudgeted, Requeued, StoredJob
+from cluster.core.effects import Effect, FunctionAdded, QueuePaused, Rebudgeted, Requeued, StoredJob
 from cluster.core.job import Job
 from cluster.core.records import SAME_BUDGET, Budget, Certificate, Ending, Now
 from cluster.core.states import Cause, JobState
@@ -115,12 +115,10 @@ def _change_budget(job: Job, budget: Budget, effects: list[Effect]) -> None:
     options = policy.with_budget(job.spec.options, budget)
     if options is not job.spec.options:
         job.spec = structs.replace(job.spec, options=options)
-        job.admitted = structs.replace(job.admitted, spec=job.spec)
-        effects.append(Rebudgeted(job.seq, job.admitted))
+        effects.append(Rebudgeted(job.seq, admission_of(job)))
 
 
 def _revive(stored: StoredJob) -> Job:
-    admitted = Admitted(stored.seq, stored.spec, stored.submitted, stored.due, stored.expires)
     outcome = stored.outcome
     assert outcome is not None  # noqa: S101 - a stored job that the board has forgotten has ended
-    return Job(admitted, stored.spec, state=outcome.state, run=stored.run, is_settled=True)
+    return Job(stored.seq, stored.spec, stored.submitted, state=outcome.state, run=stored.run, is_settled=True)

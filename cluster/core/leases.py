@@ -111,4 +111,4 @@ def _lease(board: Board, worker: WorkerHeld, job: Job, now: Now) -> LeasedJob:
         lease.memory = memory.limit_of(job)
         worker.promised += lease.memory
     board.leases[fence] = worker.leases[fence] = lease
-    return LeasedJob(fence, job.admitted.seq, run, attempt)
+    return LeasedJob(fence, job.seq, run, attempt)

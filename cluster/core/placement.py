@@ -4,7 +4,7 @@ A *lane* holds the jobs that ask for the same (queue, resources, labels, memory)
 and never once a job: ten thousand jobs that wait for a GPU don't delay the one that needs none. Within a lane: highest
 priority first, then first come, first served. Among lanes: the better head, by the same order.
 
-A job that leaves QUEUED other than through `pop` (cancelled, expired, undone) stays in its deque as a stale entry; `pop`
+A job that leaves QUEUED other than through `pop` (cancelled, expired, undone) stays in its line as a stale entry; `pop`
 recognises it by its state and, where it was requeued since, by `stopping` (it has still to stop) and by its limit of
 memory (it is in another lane now). `Lane.live` counts the
 real ones, and a lane is rebuilt once most of it is stale.
@@ -13,11 +13,11 @@ real ones, and a lane is rebuilt once most of it is stale.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from cluster.core.job import Job, WorkerHeld
+from cluster.core.line import Line
 from cluster.core.memory import limit_of, room_of
 from cluster.core.records import Options
 from cluster.core.states import JobState
@@ -42,8 +42,8 @@ class Lane:
         self.key = key
         self.live = 0  # jobs here that are QUEUED; the rest of `_entries` are stale
         self._entries = 0
-        self._by_priority: dict[int, deque[Job]] = {}
-        self._priorities: list[int] = []  # heap of negated priorities, each that has a deque
+        self._by_priority: dict[int, Line] = {}
+        self._priorities: list[int] = []  # heap of negated priorities, each that has a line
         # The rest is written by `waking` only.
         self.expected = 0  # jobs here that workers have been woken for, and have not polled since
         self.latest: Woken | None = None  # the last of those workers
@@ -54,10 +54,10 @@ class Lane:
         priority = job.spec.options.priority
         jobs = self._by_priority.get(priority)
         if jobs is None:
-            jobs = self._by_priority[priority] = deque()
+            jobs = self._by_priority[priority] = Line()
             heapq.heappush(self._priorities, -priority)
         if first:
-            jobs.appendleft(job)
+            jobs.prepend(job)
         else:
             jobs.append(job)
         self.live += 1
@@ -72,12 +72,12 @@ class Lane:
     def head(self) -> Job | None:
         """The job that `pop` would return."""
         while self._priorities:
-            jobs = self._by_priority[-self._priorities[0]]
-            while jobs:
-                job = jobs[0]
+            line = self._by_priority[-self._priorities[0]]
+            while jobs := line.next_ones():
+                job = jobs[-1]
                 if self._has(job):
                     return job
-                jobs.popleft()
+                jobs.pop()
                 self._entries -= 1
             del self._by_priority[-heapq.heappop(self._priorities)]
         return None
@@ -86,9 +86,9 @@ class Lane:
         """Take the next jobs out, at most so many; each must have left QUEUED before the next one is asked for."""
         memory = self.key[3]
         while most > 0 and self.head() is not None:
-            jobs = self._by_priority[-self._priorities[0]]
+            jobs = self._by_priority[-self._priorities[0]].next_ones()
             while jobs and most > 0:
-                job = jobs.popleft()
+                job = jobs.pop()
                 self._entries -= 1
                 # A job that was cancelled and requeued is here twice.
                 if job.state is _QUEUED and not job.stopping and (not memory or limit_of(job) == memory):
@@ -102,12 +102,14 @@ class Lane:
         return job.state is _QUEUED and not job.stopping and (not memory or limit_of(job) == memory)
 
     def _rebuild(self) -> None:
-        fresh: dict[int, deque[Job]] = {}
+        fresh: dict[int, Line] = {}
         for priority, jobs in self._by_priority.items():
             # A dict keeps order and drops the second entry of a job that was cancelled and requeued.
             queued = {id(job): job for job in jobs if self._has(job)}
             if queued:
-                fresh[priority] = deque(queued.values())
+                line = fresh[priority] = Line()
+                for job in queued.values():
+                    line.append(job)
         self._by_priority = fresh
         self._priorities = sorted(-priority for priority in fresh)  # a sorted list is a heap
         self._entries = sum(len(jobs) for jobs in fresh.values())

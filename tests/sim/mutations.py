@@ -172,7 +172,7 @@ MUTATIONS = (
     Mutation(
         "a new budget is not written down",
         "core/control.py",
-        "        effects.append(Rebudgeted(job.seq, job.admitted))\n",
+        "        effects.append(Rebudgeted(job.seq, admission_of(job)))\n",
         "",
     ),
     Mutation(
