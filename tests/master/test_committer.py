@@ -397,6 +397,97 @@ def test_the_committer_s_thread_writes_what_was_kicked(running: Bench) -> None:
     assert running.store.records == [admitted(1)]
 
 
+class Waits:
+    """Stands where `Patience` does: a commit that may wait does so until it is hastened."""
+
+    def __init__(self) -> None:
+        self.is_asked = threading.Event()
+        self.worth: list[bool] = []
+        self.time = DEADLINE_SECONDS
+
+    def seconds(self) -> float:
+        self.is_asked.set()
+        return self.time
+
+    def note_commit(self, seconds: float) -> None:
+        assert seconds >= 0.0
+
+    def note_wait(self, *, was_worth_it: bool) -> None:
+        self.worth.append(was_worth_it)
+
+
+@pytest.fixture
+def waits(running: Bench, monkeypatch: pytest.MonkeyPatch) -> Waits:
+    patience = Waits()
+    monkeypatch.setattr(running.committer, "_patience", patience)
+    return patience
+
+
+def test_an_admission_and_its_lease_wait_for_the_outcome_and_are_one_write_with_it(
+    running: Bench, waits: Waits
+) -> None:
+    running.append(admitted(1))
+    running.committer.kick()
+    assert waits.is_asked.wait(DEADLINE_SECONDS)
+    running.append(leased(1))
+    running.committer.kick()
+
+    durable = running.commit(ended(1))
+
+    assert durable.wait(DEADLINE_SECONDS)
+    assert running.store.groups == [[admitted(1), leased(1), ended(1)]]
+    assert waits.worth == [True]
+
+
+def test_an_admission_for_which_nothing_comes_is_written_when_the_wait_is_over(running: Bench, waits: Waits) -> None:
+    waits.time = 0.001
+    running.store.is_reached.clear()
+    running.append(admitted(1))
+    running.committer.kick()
+
+    assert running.store.is_reached.wait(DEADLINE_SECONDS)
+    assert waits.worth == [False]
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [
+        (admitted(1), TellAdmitted("1")),  # the job may not start before
+        (leased(1), TellGranted("w#1", 101)),
+        (ended(1),),
+        (Undone(1),),
+    ],
+)
+def test_what_somebody_waits_for_is_written_at_once(running: Bench, waits: Waits, effects: tuple[Effect, ...]) -> None:
+    running.append(*effects)
+    running.committer.kick()
+
+    assert running.store.is_reached.wait(DEADLINE_SECONDS)
+    assert not waits.is_asked.is_set()
+
+
+def test_a_stop_ends_the_wait(running: Bench, waits: Waits) -> None:
+    running.append(admitted(1))
+    running.committer.kick()
+    assert waits.is_asked.wait(DEADLINE_SECONDS)
+
+    running.committer.stop()
+
+    assert running.store.records == [admitted(1)]
+
+
+def test_in_a_store_that_takes_no_time_a_lease_waits_for_what_is_decided_next() -> None:
+    bench = Bench(HandStore(is_instant=True))
+    bench.append(leased(1))
+    bench.committer.kick()
+    assert bench.store.groups == []
+
+    bench.append(ended(1))
+    bench.committer.kick()
+
+    assert bench.store.groups == [[leased(1), ended(1)]]
+
+
 def test_while_one_group_is_written_the_next_one_gathers(running: Bench) -> None:
     running.store.gate.clear()
     running.commit(admitted(1))
