@@ -46,7 +46,7 @@ class Lane:
         self._priorities: list[int] = []  # heap of negated priorities, each that has a line
         # The rest is written by `waking` only.
         self.expected = 0  # jobs here that workers have been woken for, and have not polled since
-        self.latest: Woken | None = None  # the last of those workers
+        self.latest: Woken | None = None  # what the last of those workers was woken for; None once it has polled
         self.is_unwanted = False  # no worker that waits fits
 
     def push(self, job: Job, *, first: bool = False) -> None:

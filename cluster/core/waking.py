@@ -76,8 +76,8 @@ class Waking:
         if need <= 0 or lane.is_unwanted or lane.key[0] in self._placement.paused:
             return
         latest = lane.latest
-        if latest is not None and latest.rest:
-            need -= self._expect(latest, need)
+        if latest is not None:
+            need -= self._expect(latest, need)  # perhaps nothing
         chosen: list[WorkerId] = []
         left = need
         for worker, wanted in self.waiting.items():
@@ -114,10 +114,12 @@ class Waking:
     def _end(self, worker: WorkerId) -> None:
         woken = self.woken.pop(worker, None)
         if woken is not None:
-            woken.rest = 0  # it may still be its lane's latest
-            woken.lane.expected -= woken.count
-            if woken.lane.live:
-                self._placement.fresh[woken.lane] = None
+            lane = woken.lane
+            lane.expected -= woken.count
+            if lane.latest is woken:
+                lane.latest = None  # so that neither keeps the other
+            if lane.live:
+                self._placement.fresh[lane] = None
 
 
 class Woken(Struct, eq=False):

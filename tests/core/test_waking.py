@@ -227,6 +227,24 @@ def test_one_worker_with_room_for_all_is_woken_once_for_all() -> None:
     assert woken(scene.submit(spec())) == ["b#1"]
 
 
+def test_the_room_of_whom_was_woken_last_is_counted_on_though_another_one_has_polled() -> None:
+    scene = waiting("a#1", "b#1", "c#1", capacity=2)
+    assert woken(scene.submit(spec(), spec(), spec())) == ["a#1", "b#1"]
+    assert len(scene.poll(2, "a#1")) == 2
+
+    assert woken(scene.submit(spec())) == [], "b has room for one more"
+    assert len(scene.poll(2, "b#1")) == 2
+    assert woken(scene.submit(spec())) == ["c#1"]
+
+
+def test_the_heartbeat_of_a_worker_that_waits_for_what_is_not_there_wakes_nobody() -> None:
+    scene = waiting(WORKER)
+    scene.submit(spec("a", GPU))
+
+    assert woken(scene.tell(events.Heartbeat(WORKER))) == []
+    assert woken(scene.submit(spec("b"))) == [WORKER]
+
+
 def test_only_those_are_woken_that_fit() -> None:
     scene = waiting("plain#1")
     scene.register("gpu#1", resources=(("gpu", 1),))

@@ -324,7 +324,7 @@ MUTATIONS = (
     Mutation(
         "a woken worker that takes nothing is counted on for ever",
         "core/waking.py",
-        "            if woken.lane.live:\n                self._placement.fresh[woken.lane] = None\n",
+        "            if lane.live:\n                self._placement.fresh[lane] = None\n",
         "",
     ),
     Mutation(
