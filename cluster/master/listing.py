@@ -92,7 +92,7 @@ def info_of(job: Job) -> JobInfo:
         failures=job.failures,
         crashes=job.crashes,
         worker=job.worker,
-        submitted=job.admitted.submitted,
+        submitted=job.submitted,
         started=job.started,
         tags=options.tags,
         batch=spec.batch,
