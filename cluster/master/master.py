@@ -28,6 +28,7 @@ from cluster.core.effects import (
     AttemptFailed,
     Effect,
     Ended,
+    FencedOff,
     StoredJob,
     TellAccepted,
     TellAdmitted,
@@ -153,7 +154,7 @@ class Master:
     # --- the committer's audience ----------------------------------------------------------------------------------
 
     def tell_early(self, effects: Sequence[Effect]) -> None:
-        """Stop orders, refusals and wake-ups."""
+        """Stop orders, refusals, wake-ups, and what the log should say."""
         for effect in effects:
             match effect:
                 case TellStop():
@@ -162,6 +163,8 @@ class Master:
                     self._refuse(effect)
                 case Announced():
                     LOG.warning("%s", effect.sentence)
+                case FencedOff():
+                    self.obituaries.write_late(effect)
                 case _:  # Wake
                     if self.board.placement.has_work():
                         self.mailboxes.wake_all()

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from cluster.core import chunks, events
 from cluster.core.board import Board, Settings
-from cluster.core.effects import AttemptFailed, Effect, Ended, Wake
+from cluster.core.effects import AttemptFailed, Effect, Ended, FencedOff, Wake
 from cluster.core.records import Certificate, Ending, Options, Outcome, Report, RetryRule
 from cluster.core.states import Cause, JobState
 from tests.core.builders import (
@@ -185,8 +187,11 @@ def test_a_late_report_is_refused_and_counted() -> None:
     scene.report(failure(fence))
     (current,) = scene.poll()
 
-    assert scene.report(success(fence), failure(fence)) == [Wake()]
+    late, again, wake = scene.report(success(fence), failure(fence))
 
+    assert late == FencedOff(WORKER, fence, Ending.SUCCEEDED, "", 0)
+    assert again == FencedOff(WORKER, fence, Ending.RAISED, "", 0)
+    assert wake == Wake()
     assert scene.board.counters.fenced == 2
     assert scene.job("a").fence == current
 
@@ -208,7 +213,10 @@ def test_a_report_by_a_worker_that_has_not_the_lease_changes_nothing() -> None:
 
     effects = scene.report(success(fence), success(12345), name="other#1")
 
-    assert effects == [Wake()]
+    others, nobodys, wake = effects
+    assert others == FencedOff("other#1", fence, Ending.SUCCEEDED, "a", 1)
+    assert nobodys == FencedOff("other#1", 12345, Ending.SUCCEEDED, "", 0)
+    assert wake == Wake()
     assert scene.state("a") is JobState.ASSIGNED
     assert scene.board.counters.fenced == 2
 
@@ -218,10 +226,11 @@ def test_a_report_of_a_stopped_attempt_is_refused_and_shows_that_it_is_gone() ->
     fence = scene.lease(spec("a"))
     scene.settle(scene.cancel("a"))
 
-    assert scene.report(success(fence), name="other#1") == [Wake()]
+    late = FencedOff("other#1", fence, Ending.SUCCEEDED, "a", 1)
+    assert scene.report(success(fence), name="other#1") == [late, Wake()]
     assert scene.board.leases
 
-    assert scene.report(success(fence)) == [Wake()]
+    assert scene.report(success(fence)) == [structs.replace(late, worker=WORKER), Wake()]
 
     assert not scene.board.leases
     assert not scene.board.jobs
