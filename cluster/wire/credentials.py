@@ -26,13 +26,14 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from cluster.errors import Refused
 from cluster.wire import handshake
 from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.connection import ClusterConnection
 from cluster.wire.handshake import Code, Stranger
 from cluster.wire.keys import Key, Role, Secret
 from cluster.wire.revocations import Revocations
-from cluster.wire.tls import REVOKED_FILE, Identity, Tls, TlsFiles
+from cluster.wire.tls import Identity, Tls, TlsFiles
 from cluster.wire.tls_handshake import HANDSHAKE_RECORD, BadTls, Shown, secure_master
 
 LOG = logging.getLogger("cluster.wire")
@@ -68,7 +69,8 @@ class Credentials:
         """Read the files. Raises `ClusterError` if one is not as it must be: nobody is served by half a list."""
         self._keys = dict(keys)
         self._tls = None if tls is None else Tls(tls, is_master=True)
-        self._revocations = None if tls is None else Revocations(tls.revoked or tls.ca.with_name(REVOKED_FILE), tls.ca)
+        self._revocations = None if tls is None else Revocations(tls.revocations, tls.ca)
+        _require_not_revoked(self._tls, self._revocations)
         self._lock = threading.Lock()  # guards `_passes`
         self._passes: dict[ClusterConnection, Pass] = {}
         self._stopping = threading.Event()
@@ -185,6 +187,15 @@ class Credentials:
         if validity.authority_begins > now:
             return Code.NOT_YET_VALID, f"the authority of its certificate is not valid yet ({identity})"
         return None
+
+
+def _require_not_revoked(tls: Tls | None, revocations: Revocations | None) -> None:
+    """Whoever has the list would not speak to this master, and whoever has not should not."""
+    if tls is not None and revocations is not None and tls.identity.serial in revocations.serials:
+        raise Refused(
+            f"this master's certificate {tls.files.cert} is revoked ({tls.identity}); have another one issued: "
+            "cluster certs issue master HOST"
+        )
 
 
 def _is_same(one: Secret, other: Secret) -> bool:

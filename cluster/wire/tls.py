@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from msgspec import Struct
 
 from cluster.errors import ClusterError, Refused
+from cluster.wire.certificate_files import read_authorities, read_certificates
 from cluster.wire.changes import Changes
 from cluster.wire.keys import require_private
+from cluster.wire.revocations import Revocations
 from cluster.wire.validity import Validity, is_issued_by, validity_of
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("cluster.wire")
 
 MASTER = "master"
-REVOKED_FILE = "revoked.pem"
+_REVOKED_FILE = "revoked.pem"
 _PARTS = ("ca", "cert", "key")
 _VARIABLES = {part: f"CLUSTER_TLS_{part.upper()}" for part in _PARTS}
 _SCHEME = "cluster://"
@@ -55,7 +57,12 @@ class TlsFiles(Struct, frozen=True):
     ca: Path  # of the authority that signed for the whole cluster
     cert: Path  # our own
     key: Path  # the private key that goes with it, mode 0600
-    revoked: Path | None = None  # for a master: the authority's list; by default `revoked.pem` beside `ca`
+    revoked: Path | None = None  # the authority's list; None: `revoked.pem` beside `ca`, if there is one
+
+    @property
+    def revocations(self) -> Path:
+        """Where the authority's list of revoked certificates is, or would be."""
+        return self.revoked or self.ca.with_name(_REVOKED_FILE)
 
 
 TlsLike: TypeAlias = TlsFiles | Mapping[str, str | os.PathLike[str]]
@@ -155,6 +162,8 @@ class Tls:
         self._is_master = is_master
         self._checks_host = checks_host
         self._lock = threading.Lock()  # guards the rest
+        # Of a master's callers its `Credentials` judge, each second and not only when they connect.
+        self._revocations = None if is_master else Revocations(files.revocations, files.ca)
         self._changes = Changes(files.ca, files.cert, files.key)
         self._changes.look()
         self._context, self.identity, self._authorities = self._load()
@@ -170,6 +179,14 @@ class Tls:
                     LOG.warning("a changed certificate is not taken, the earlier one stays in use: %s", error)
             return self._context
 
+    def is_revoked(self, master: Identity) -> bool:
+        """For callers: whether the authority has taken this certificate back, by its list as it is now."""
+        if self._revocations is None:
+            return False
+        with self._lock:
+            self._revocations.look_again()
+            return master.serial in self._revocations.serials
+
     def validity_of(self, certificate: bytes) -> Validity | None:
         """The dates of what a caller has shown (DER), as `validity.validity_of`."""
         with self._lock:
@@ -177,7 +194,7 @@ class Tls:
         return validity_of(certificate, authorities)
 
     def _load(self) -> tuple[ssl.SSLContext, Identity, list[x509.Certificate]]:
-        authorities, own = read_authorities(self.files.ca), _read_certificates(self.files.cert, "certificate")[0]
+        authorities, own = read_authorities(self.files.ca), read_certificates(self.files.cert, "certificate")[0]
         _require_valid(self.files, own, authorities)
         identity = _own_identity(self.files.cert, own)
         if (identity.role == MASTER) is not self._is_master:
@@ -225,25 +242,7 @@ def tls_of_caller(files: TlsFiles, *, checks_host: bool) -> Tls:
 
 def own_identity(files: TlsFiles) -> Identity:
     """Whose certificate it is that we show. Raises `Refused` if the file is no certificate of a cluster."""
-    return _own_identity(files.cert, _read_certificates(files.cert, "certificate")[0])
-
-
-def read_authorities(path: Path) -> list[x509.Certificate]:
-    """The certificates in a CA's file. Raises `Refused`."""
-    return _read_certificates(path, "the authority's certificate")
-
-
-def _read_certificates(path: Path, what: str) -> list[x509.Certificate]:
-    from cryptography import x509
-
-    try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
-    except FileNotFoundError:
-        raise Refused(f"there is no {path}, {what}; `cluster certs` makes it: copy it from there") from None
-    except OSError as error:
-        raise Refused(f"{what} {path} can't be read: {error.strerror}") from None
-    except ValueError:
-        raise Refused(f"{path} is no certificate in PEM form; give {what} as `cluster certs` made it") from None
+    return _own_identity(files.cert, read_certificates(files.cert, "certificate")[0])
 
 
 def _require_private_key(path: Path) -> None:

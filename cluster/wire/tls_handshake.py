@@ -143,6 +143,11 @@ def secure_caller(connection: ClusterConnection, tls: Tls, address: Address, dea
             f"who answers at {address} is no master: its certificate is {whose}; have one issued: "
             f"cluster certs issue master {address.host or 'HOST'}"
         )
+    if tls.is_revoked(identity):
+        raise Refused(
+            f"the certificate of the master at {address} is revoked ({identity}), so somebody else may have its key; "
+            f"have another one issued there: cluster certs issue master {address.host or 'HOST'}"
+        )
     return b""
 
 

@@ -576,6 +576,58 @@ def test_a_role_s_key_is_exchanged_without_a_restart_and_the_old_one_is_worth_no
         server.stop(deadline_seconds=0.0)
 
 
+def test_callers_refuse_a_master_that_was_revoked_if_they_have_the_list(
+    maker: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    master, client, worker = maker.issue("master", "head"), maker.issue("client", "ana"), maker.issue("worker", "w1")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "ca.pem").write_bytes(maker.ca.read_bytes())
+    listless, named = (structs.replace(client, ca=elsewhere / "ca.pem", revoked=path) for path in (None, maker.revoked))
+    desk = EchoDesk()
+    with serving_tls(master, desk) as server:
+        with caller(server, client) as proxy, caller(server, worker, Role.WORKER) as other:
+            assert echo(proxy, "x") == "x"
+            assert echo_bytes(other, b"x") == b"x"
+        heard = len(desk.calls)
+
+        maker.revoke(master)
+
+        said = [refused_of(server, client), refused_of(server, named)]
+        with (
+            caller(server, worker, Role.WORKER) as other,
+            pytest.raises(Refused, match=r"the certificate of the master at .* is revoked \(master head"),
+        ):
+            echo_bytes(other, b"x")
+        assert len(desk.calls) == heard
+        with caller(server, listless) as proxy:  # who has no list knows of nothing
+            assert echo(proxy, "x") == "x"
+        (elsewhere / "revoked.pem").write_bytes(maker.revoked.read_bytes())
+        said.append(refused_of(server, listless))
+
+        maker.revoked.unlink()
+        said.append(refused_of(server, client))
+
+    assert all("have another one issued there: cluster certs issue master 127.0.0.1" in one for one in said)
+    assert "the last good list stays in force" in caplog.text
+
+
+def test_a_list_that_is_no_good_is_refused_by_a_caller_too(maker: Maker) -> None:
+    maker.revoked.write_text("garbage")
+
+    with pytest.raises(Refused, match="no list of revoked certificates in PEM form"):
+        Tls(maker.issue("client", "ana"), is_master=False)
+
+
+def test_a_master_whose_own_certificate_is_revoked_does_not_start(maker: Maker) -> None:
+    master = maker.issue("master", "head")
+    maker.revoke(master)
+
+    with pytest.raises(Refused, match=r"this master's certificate .* is revoked \(master head.*certs issue master"):
+        ClusterManager(LOOPBACK, keys=KEYS, desks={}, tls=master).get_server()
+
+
 # --- files and addresses --------------------------------------------------------------------------------------------------
 
 
