@@ -124,13 +124,15 @@ def _lose(board: Board, worker: WorkerHeld, now: Now, effects: list[Effect]) -> 
     """
     # It never heard of these, so nothing was begun; a job that may run only once is not lost with it.
     leases.give_back(board, [lease for lease in worker.leases.values() if not lease.is_granted], effects)
+    del board.workers[worker.id]
     for lease in list(worker.leases.values()):
         board.lapse(lease)
         if lease.is_revoked:
             board.release(lease)
             continue
         reason = f"its worker {worker.id} was lost: no heartbeat for {board.settings.heartbeat_timeout_seconds:g} s"
-        certificate = settlement.dated(Certificate(ending=Ending.WORKER_LOST, reason=reason), lease.job, now)
+        certificate = settlement.dated(
+            Certificate(ending=Ending.WORKER_LOST, reason=reason, host=worker.host), lease.job, now
+        )
         report = Report(lease.fence, Ending.WORKER_LOST, certificate=certificate)
         settlement.settle(board, lease, report, now, effects)
-    del board.workers[worker.id]
