@@ -47,6 +47,7 @@ from cluster.core.effects import (
     AttemptFailed,
     Effect,
     Ended,
+    FencedOff,
     FunctionAdded,
     GivenBack,
     Leased,
@@ -80,7 +81,7 @@ PRUNE_AFTER_ENDED = 10_000
 IDLE_SECONDS = 0.05
 
 # Sets of types and not isinstance: asked for every effect.
-_EARLY = frozenset({TellStop, TellRefused, Announced, Wake})
+_EARLY = frozenset({TellStop, TellRefused, Announced, FencedOff, Wake})
 _LEASING = frozenset({Leased, GivenBack})
 _PATIENT = _LEASING | {Admitted, FunctionAdded}
 _TELLS = frozenset({TellAccepted, TellAdmitted, TellGranted, TellRefused})
@@ -92,7 +93,7 @@ class Audience(Protocol):
     """Who carries out effects; the master."""
 
     def tell_early(self, effects: Sequence[Effect]) -> None:
-        """Stop orders, refusals and wake-ups, right after they were decided."""
+        """Stop orders, refusals, wake-ups and words for the log, right after they were decided."""
 
     def tell_durable(self, effects: Sequence[Effect]) -> None:
         """What the last commit made true."""

@@ -55,7 +55,9 @@ class WorkDesk:
                 master.mailboxes.remove(box.hello.worker)
         master.mailboxes.add(hello, wake)
         master.decide(
-            events.Register(hello.worker, hello.resources, hello.labels, held, hello.memory_room, hello.memory_most)
+            events.Register(
+                hello.worker, hello.resources, hello.labels, held, hello.memory_room, hello.memory_most, hello.host
+            )
         )
 
     def poll(self, worker: WorkerId, capacity: int) -> Poll:
@@ -135,9 +137,10 @@ class WorkDesk:
         box = self._master.mailboxes.get(worker)
         if box is not None:
             box.health = health
-        running = tuple(slot.job for slot in health.slots if slot.job)
+        busy = [slot for slot in health.slots if slot.job]
+        running, pids = tuple(slot.job for slot in busy), tuple(slot.pid for slot in busy)
         self._master.decide(
-            events.Heartbeat(worker, running, health.memory_room, health.memory_most, health.is_short_of_memory)
+            events.Heartbeat(worker, running, health.memory_room, health.memory_most, health.is_short_of_memory, pids)
         )
 
     def leave(self, worker: WorkerId) -> None:

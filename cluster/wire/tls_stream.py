@@ -48,6 +48,10 @@ class TlsStream:
         """The other side's certificate, as `ssl` tells it; it was verified."""
         return self._socket.getpeercert()
 
+    def peer_bytes(self) -> bytes:
+        """The same as it was sent (DER); empty: it showed none."""
+        return self._socket.getpeercert(binary_form=True) or b""
+
     # --- as a socket ----------------------------------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview) -> int:
