@@ -42,6 +42,7 @@ from cluster.wire.peer import Peer
 from cluster.wire.reply import MAX_GIVEN_BYTES, Reply
 
 if TYPE_CHECKING:
+    from cluster.master.committer import Then
     from cluster.master.master import Master
 
 LOG = logging.getLogger("cluster.master")
@@ -225,11 +226,12 @@ class ServedWorkDesk:
         Reports of a worker that was lost, and whose seat is another's since, are counted before it is refused.
         """
         _require_own(peer, said.worker)
-        if self.take(said):
-            self._wait_durable()
+        is_durable = threading.Event()
+        if self.take(said, is_durable.set) and not is_durable.wait(MAX_COMMIT_SECONDS):
+            raise MasterUnavailable(f"the store has not committed for {MAX_COMMIT_SECONDS:g} s; tell it again later")
 
-    def take(self, said: Tell) -> bool:
-        """Decide what `tell` says; whether its worker must hear of that once it is committed."""
+    def take(self, said: Tell, then: Then) -> bool:
+        """Decide what `tell` says; False if that makes nothing durable, so that `then` won't be called."""
         try:
             seat = self._seat(said.worker)
         except Refused:
@@ -242,13 +244,13 @@ class ServedWorkDesk:
         # One that was on its way while the worker registered: it says all that was printed again, and that comes first.
         if said.progress and said.number == seat.number:
             self._work.progress(said.worker, said.progress)
-        # In this order: a report says more than that its attempt is gone.
+        # The last of these is durable after the others. A report comes first: it says more than that its attempt is gone.
         if said.reports:
-            self._work.report(said.worker, said.reports)
+            self._work.report(said.worker, said.reports, None if said.stopped or said.given_back else then)
         if said.stopped:
-            self._work.stopped(said.worker, said.stopped)
+            self._work.stopped(said.worker, said.stopped, None if said.given_back else then)
         if said.given_back:
-            self._work.give_back(said.worker, said.given_back)
+            self._work.give_back(said.worker, said.given_back, then)
         return bool(said.reports or said.stopped or said.given_back)
 
     def heartbeat(self, peer: Peer, said: Heartbeat) -> None:
@@ -380,16 +382,6 @@ class ServedWorkDesk:
             certificate = Certificate(ending=Ending.UNPICKLABLE, reason=reason, attempt=lease.attempt)
             self._work.report(worker, [Report(lease.fence, Ending.UNPICKLABLE, certificate=certificate)])
         seat.prepare()
-
-    def _wait_durable(self) -> None:
-        """Wait until all that is decided up to now is committed."""
-        is_durable = threading.Event()
-        committer = self._master.committer
-        with self._master.lock:
-            committer.append([], is_durable.set)
-        committer.kick()
-        if not is_durable.wait(MAX_COMMIT_SECONDS):
-            raise MasterUnavailable(f"the store has not committed for {MAX_COMMIT_SECONDS:g} s; tell it again later")
 
 
 def _require_own(peer: Peer, worker: WorkerId) -> None:
