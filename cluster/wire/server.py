@@ -17,6 +17,7 @@ with the first surprise.
 
 Who is authoritative: the table of calls (calls.py) for what may be called by whom, and a desk for what happens then.
 No thread here holds a lock while it waits for the network or for a desk, but for the door's own bookkeeping.
+A long poll may be answered by the thread that has the answer, while its own waits in the desk (reply.py).
 
 Who dies, and what happens:
 - a caller: its connection ends (or keepalive ends it), its thread leaves; a call in hand is finished, unanswered;
