@@ -17,8 +17,9 @@ length, and waits for ever. This one is a `_ConnectionBase` too, over the socket
 With TLS the socket is exchanged for a `TlsStream` before the first frame, which bounds its waits itself.
 
 One thread at a time uses a connection, and may have another one send for it while it waits (`send_at_once`). Others may
-only `interrupt()` it, which ends whatever it waits for; whoever uses it then closes it. After any error but a clean end the stream may be out of step, so the connection is only good for
-closing. A connection that a `fork` has copied belongs to the process that made it (`pid`); the copy may only be closed.
+only `interrupt()` it, which ends whatever it waits for; whoever uses it then closes it. After any error but a clean end the
+stream may be out of step, so the connection is only good for closing. A connection that a `fork` has copied belongs to the
+process that made it (`pid`); the copy may only be closed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The kernel's `SO_RCVTIMEO` and `SO_SNDTIMEO` are of no use here: OpenSSL would t
 So each wait is bounded by the socket object, which then is in non-blocking mode and polls.
 
 One thread at a time reads or writes, as on any connection: OpenSSL's objects bear no two. `shutdown` alone may come
-at any time. It goes to the TCP socket and touches no TLS; the one of `SSLSocket` would also forget that there is TLS, and
+from any thread. It goes to the TCP socket and touches no TLS; the one of `SSLSocket` would also forget that there is TLS, and
 hand out what follows as plain text.
 """
 
