@@ -353,8 +353,7 @@ class ServedWorkDesk:
         if reply is None:
             return
         try:
-            while seat.unacknowledged is None and seat.has_something():
-                self._collect(worker, seat)
+            self._collect(worker, seat)  # once: should it be rung meanwhile, the thread that listens looks again
             if seat.unacknowledged is not None and weight_of(seat.unacknowledged) <= MAX_GIVEN_BYTES:
                 reply.give(seat.unacknowledged)
         except Exception:  # noqa: BLE001 - it is the worker's, whose own thread comes upon it again, and tells it
