@@ -122,11 +122,9 @@ class Seat:
         """There are leases for the next answer, or a poll may bring some."""
         return self.is_rung or bool(self.leases)
 
-    def borrow(self, *, has_mail: bool) -> Reply | None:
+    def borrow(self) -> Reply | None:
         """Ring; if somebody waits here, the reply to him, and with it, until `give_back`, what `listening` guards."""
         with self.changed:
-            if self.credit <= self.sent and not has_mail:
-                return None  # a poll would bring nothing; new credit rings by itself
             self.is_rung = True
             if self.waiting is None or self.is_lent:
                 self.changed.notify_all()
@@ -348,8 +346,7 @@ class ServedWorkDesk:
         if self._master.committer.is_here():
             seat.ring()
             return
-        box = self._master.mailboxes.get(worker)
-        reply = seat.borrow(has_mail=box is not None and bool(box.stops or box.granted))
+        reply = seat.borrow()
         if reply is None:
             return
         try:
@@ -380,6 +377,7 @@ class ServedWorkDesk:
             )
             certificate = Certificate(ending=Ending.UNPICKLABLE, reason=reason, attempt=lease.attempt)
             self._work.report(worker, [Report(lease.fence, Ending.UNPICKLABLE, certificate=certificate)])
+            seat.ring()  # the board takes it for room that is used up
         seat.prepare()
 
 
