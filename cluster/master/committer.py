@@ -201,6 +201,10 @@ class Committer:
         elif self._is_urgent or not self._store.is_instant:
             self.drive()
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that commits, and must not be kept from it."""
+        return self._thread is threading.current_thread()
+
     def drive(self) -> None:
         """Write the log in this thread, unless another one is at it and will see our entries too."""
         while self._log and self._driving.acquire(blocking=False):

@@ -19,7 +19,7 @@ from msgspec import structs
 from cluster.errors import ClusterError, MasterUnavailable, Refused
 from cluster.wire import audit, tls
 from cluster.wire.address import Address
-from cluster.wire.calls import Nothing
+from cluster.wire.calls import Listen, Nothing, Told
 from cluster.wire.door import Limits
 from cluster.wire.keys import Role, Secret, load_key, make_keys
 from cluster.wire.manager import ClusterManager
@@ -32,6 +32,7 @@ from tests.wire.rig import (
     LOOPBACK,
     WAIT_SECONDS,
     EchoDesk,
+    Giver,
     echo,
     echo_bytes,
     is_closed_by_the_other,
@@ -676,3 +677,15 @@ def test_nothing_of_tls_is_loaded_without_it() -> None:
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
 
     assert done.stdout == "False False\n"
+
+
+def test_answers_that_another_thread_gives_arrive_whole(maker: Maker) -> None:
+    answers = [Told(1), Told(2, printed=("x" * 1000,) * 3000), Told(3, accepted=("a",))]
+    with (
+        serving_tls(maker.issue("master", "head"), EchoDesk(listen=Giver(*answers))) as server,
+        caller(server, maker.issue("client", "ana")) as proxy,
+    ):
+        heard = [proxy.call("listen", Listen("s", 0, 1.0)) for _ in answers]
+
+        assert heard == answers
+        assert echo(proxy, "and on") == "and on"
