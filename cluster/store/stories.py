@@ -23,7 +23,7 @@ from cluster.store.pruning import LAST
 from cluster.store.rows import BadSealError
 
 # One read ends at whichever comes first.
-LIVE_JOBS_PER_READ = 5000
+LIVE_JOBS_PER_READ = 500  # more of them are in the way of each other, in the processor's caches
 FOUND_JOBS_PER_READ = 500  # each is a parameter of the statement, and SQLite before 3.32 takes 999
 MAX_BYTES_PER_READ = 16 << 20
 
