@@ -33,6 +33,15 @@ WHERE seq > :after AND (
 )
 ORDER BY seq LIMIT :limit;
 
+-- name: is_past_ahead
+-- Whether any job behind a number has a past. Most that wait came after all that ever ran.
+SELECT EXISTS (SELECT 1 FROM outcomes WHERE seq > :after) OR EXISTS (SELECT 1 FROM attempts WHERE seq > :after)
+    OR EXISTS (SELECT 1 FROM requeues WHERE seq > :after);
+
+-- name: new_jobs
+-- The same as `live_jobs` where no past is ahead.
+SELECT seq, id, key, function, body, args_digest, args, mac, 0 FROM jobs WHERE seq > :after ORDER BY seq LIMIT :limit;
+
 -- name: live_story
 -- A job by its number, unless its latest run has an outcome.
 SELECT * FROM stories WHERE seq = :seq AND outcome_run IS NULL;

@@ -49,8 +49,10 @@ class Stories:
 
     def live(self, after: int) -> tuple[list[StoredJob], int | None]:
         """Some live jobs behind a number, and the number after which there may be more."""
+        ((is_past_ahead,),) = self._all("is_past_ahead", after=after)
+        query = self._queries["live_jobs" if is_past_ahead else "new_jobs"]
         values = {"after": after, "limit": LIVE_JOBS_PER_READ}
-        found, is_cut = self._read(self._queries["live_jobs"], values, (rows.ARGS,), MAX_BYTES_PER_READ)
+        found, is_cut = self._read(query, values, (rows.ARGS,), MAX_BYTES_PER_READ)
         is_last = len(found) < LIVE_JOBS_PER_READ and not is_cut
         return list(self._living(found)), None if is_last else found[-1][0]
 

@@ -513,6 +513,20 @@ def test_live_jobs_are_read_in_bounded_parts(store: SqliteStore, monkeypatch: py
     assert sizes == [3, 3, 2, 1]
 
 
+def test_live_jobs_are_those_without_an_outcome_of_their_latest_run_wherever_others_stand(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.store.stories.LIVE_JOBS_PER_READ", 2)
+    store.commit([FUNCTION, *[admitted(seq) for seq in range(1, 13)]])
+    store.commit([ended(2), failed(4, 41), ended(5), requeued(5, 2), ended(6), requeued(6, 2), ended(6, run=2)])
+    store.commit([ended(9), requeued(9, 2), failed(9, 42, run=2), Undone(12)])
+
+    found = list(store.live_jobs())
+
+    assert [job.seq for job in found] == [1, 3, 4, 5, 7, 8, 9, 10, 11]
+    assert found == [store.find(job.spec.id) for job in found]
+
+
 def test_found_jobs_are_read_in_bounded_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.store.stories.MAX_BYTES_PER_READ", 5000)
     for seq in range(1, 8):
