@@ -12,7 +12,7 @@ then on `submit` only books, and the listener sends that batch again, under its 
 it had come; then what was booked since. So in one session a job is submitted once: were it sent in another batch, it
 could be refused by the first one, admitted by the second, and the client be told both. If the master has forgotten the
 session (it restarted, or we were silent for too long) the listener opens another one first, has everything that is
-awaited watched, and sends all that is unacknowledged again, saying so (`again`): the master then looks for each, on its
+awaited watched, listening in between, and sends all that is unacknowledged again, saying so (`again`): the master then looks for each, on its
 board and in its store, so nothing is admitted twice. The master tells everything since the last mark again until the mark comes back, so what was lost on
 the way comes twice, and sinks take an outcome once.
 
