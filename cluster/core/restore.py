@@ -54,6 +54,7 @@ def restore(
     """
     effects: list[Effect] = []
     blobs = list(functions)
+    on_shelf = board.shelf.blobs
     for blob in blobs:
         board.shelf.offer(blob)
         board.shelf.acquire(blob.digest)  # held until all jobs are in, for more may come than stay on an idle shelf
@@ -61,17 +62,18 @@ def restore(
     ended = dict(settled)
     kinds = Kinds()
     for record in stored:
-        kinds.share(record.spec)
-        if record.spec.function not in board.shelf:
+        spec = record.spec
+        kinds.share(spec)
+        if spec.function not in on_shelf:
             # The store has named it as tampered with; it stays there, and is not run.
-            ended[record.spec.id] = JobState.DEAD_LETTER
+            ended[spec.id] = JobState.DEAD_LETTER
             continue
         job = _seat(board, record, now)
-        for dependency in record.spec.after:
+        for dependency in spec.after:
             if dependency not in board.jobs:
                 # What the store has no more has completed, and its retention is over: had it failed, so had this job.
                 ended.setdefault(dependency, JobState.COMPLETED)
-        failed = await_dependencies(board, job, ended)
+        failed = await_dependencies(board, job, ended) if spec.after else ""
         if failed:
             settlement.fail_for_dependency(board, job, failed, now, effects)
         elif record.fence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cluster.core import control, events
@@ -11,7 +11,7 @@ from cluster.core.effects import Effect, StoredJob
 from cluster.core.explain import explain
 from cluster.core.printed import Piece, Place
 from cluster.core.records import SAME_BUDGET, Budget, FunctionBlob, JobId, JobInfo, JobSpec, Outcome
-from cluster.core.states import JobState
+from cluster.core.states import TERMINAL, JobState
 from cluster.errors import Refused, StoreTampered, UnknownJob
 from cluster.master import listing, reading
 from cluster.master.durable import wait_durable
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # Paused queues are kept, in memory and in the store, whether there is a job in them or not.
 MAX_PAUSED_QUEUES = 1000
+# Of results in one answer to `watch_all`: with them a client that listens after each answer hears all of it at once
+# (`told.MAX_ANSWER_BYTES`).
+MAX_TOLD_BYTES = 2 << 20
 
 
 class JobsDesk:
@@ -69,15 +72,12 @@ class JobsDesk:
                     early = master.committer.append(master.board.handle(event, master.clock.now()))
                     break
             settled.update(master.find_settled(sorted(unknown)))
-            fresh = [
-                spec
-                for spec in fresh
-                if not ((again or spec.key) and spec.id in settled and self._answer(session, spec))
-            ]
+            ended = {spec.id: spec for spec in fresh if (again or spec.key) and spec.id in settled}
+            answered = self._answer(session, ended)
+            fresh = [spec for spec in fresh if spec.id not in answered]
             asked |= unknown
         master.after_decision(early)
-        for job in known:
-            self._watch_for(session, job)  # another session may have submitted it
+        self._watch_for(session, known)  # another session may have submitted them
 
     def _unknown(self, jobs: Sequence[JobSpec], *, is_again: bool) -> set[JobId]:
         """What only the store can tell: dependencies, and jobs submitted before, that the board has let go of."""
@@ -98,30 +98,31 @@ class JobsDesk:
         job = self._master.board.jobs.get(spec.id)
         return job is not None and job.spec.function == spec.function
 
-    def _answer(self, session: int, spec: JobSpec) -> bool:
-        """Answer for a job that was submitted before, and has ended; False if that one is gone by now."""
-        try:
-            stored = self._master.find(spec.id)
-        except StoreTampered as error:
-            self._refuse(session, Refusal(spec.id, "refused", str(error)))
-            return True
-        if stored is None:
-            return False
-        if stored.spec.function == spec.function:
-            self._watch_for(session, spec.id)
-        else:
-            kind = "key" if spec.key else "refused"
-            self._refuse(session, Refusal(spec.id, kind, f"job {spec.id} is another job already", spec.id))
-        return True
+    def _answer(self, session: int, jobs: Mapping[JobId, JobSpec]) -> set[JobId]:
+        """Answer for jobs that were submitted before, and have ended: all but those that are gone by now."""
+        same: list[JobId] = []
+        refused: list[Refusal] = []
+        for job, stored in self._master.find_all(list(jobs)):
+            if isinstance(stored, StoreTampered):
+                refused.append(Refusal(job, "refused", str(stored)))
+            elif stored.spec.function == jobs[job].function:
+                same.append(job)
+            else:
+                kind = "key" if jobs[job].key else "refused"
+                refused.append(Refusal(job, kind, f"job {job} is another job already", job))
+        if refused:
+            self._master.sessions.refused(session, refused)
+        self._watch_for(session, same)
+        return {*same, *(refusal.job for refusal in refused)}
 
-    def _watch_for(self, session: int, job: JobId) -> None:
-        try:
-            self.watch(session, job)
-        except (UnknownJob, StoreTampered) as error:
-            self._refuse(session, Refusal(job, "refused", str(error)))
-
-    def _refuse(self, session: int, refusal: Refusal) -> None:
-        self._master.sessions.refused(session, [refusal])
+    def _watch_for(self, session: int, jobs: Sequence[JobId]) -> None:
+        while jobs:
+            watched = self.watch_all(session, jobs)
+            gone = [job for job, info in zip(jobs, watched, strict=False) if info is None]
+            if gone:
+                refusals = [Refusal(job, "refused", str(UnknownJob(job))) for job in gone]
+                self._master.sessions.refused(session, refusals)
+            jobs = jobs[len(watched) :]
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
@@ -209,47 +210,74 @@ class JobsDesk:
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def watch(self, session: int, job: JobId) -> JobInfo:
-        """Have the job's outcome told to this session, at once if it has one. Raises `UnknownJob`."""
-        master = self._master
-        with master.lock:
-            on_board = master.board.jobs.get(job)
-            is_awaited = on_board is not None and not on_board.is_settled
-            if on_board is not None and is_awaited:
-                master.sessions.watch(session, job, on_board.run)
-                info = listing.info_of(on_board)
-                if not on_board.is_terminal:
-                    return info
-        if not is_awaited:
-            info = listing.info_of_stored(self._stored(job))
-        # It has ended. Where the board had not let go of it yet, its watchers may have been told just before we were
-        # one of them, so look; being told twice does no harm.
-        outcome = master.store.outcome(job)
-        if outcome is not None and outcome.run == info.run:
-            master.sessions.unwatch(session, job)
-            master.sessions.ended(session, [outcome])
+        """Have the job's outcome told to this session, at once if it has one. Raises `UnknownJob`.
+
+        One whose record was altered has none: it is refused.
+        """
+        (info,) = self.watch_all(session, (job,))
+        if info is None:
+            raise UnknownJob(job)
         return info
 
     def watch_all(self, session: int, jobs: Sequence[JobId]) -> list[JobInfo | None]:
         """As `watch`, of many; None for an unknown one.
 
-        Those on the board under one lock: after a restart a client asks for all of its jobs, while workers come back and
-        report, and to be in their way once for each job made it wait for seconds.
+        Those on the board under one lock, the others with one look into the store: after a restart a client asks for all of
+        its jobs, while workers come back and report, and to be in their way once for each job made it wait for seconds.
+
+        Returns:
+            An entry for each of the first jobs, one at least: fewer than were asked for where their outcomes are long, so
+            that whoever is told can take them in before it asks for the rest.
         """
-        master = self._master
         found: dict[JobId, JobInfo] = {}
+        self._watch_on_board(session, jobs, found)
+        over = [job for job in jobs if job not in found or found[job].state in TERMINAL]
+        last = self._tell_ended(session, over, found)
+        if last is not None:
+            jobs = jobs[: jobs.index(last) + 1]
+        # Neither on the board, when we looked, nor ended in the store, when we looked there: it was requeued in between.
+        self._watch_on_board(session, [job for job in over if job in found and found[job].state not in TERMINAL], found)
+        return [found.get(job) for job in jobs]
+
+    def _watch_on_board(self, session: int, jobs: Sequence[JobId], found: dict[JobId, JobInfo]) -> None:
+        """Have the outcomes of those jobs told that the store does not have for sure."""
+        if not jobs:
+            return
+        master = self._master
         with master.lock:
             for job in jobs:
                 on_board = master.board.jobs.get(job)
-                if on_board is not None and not on_board.is_settled and not on_board.is_terminal:
+                if on_board is not None and not on_board.is_settled:
                     master.sessions.watch(session, job, on_board.run)
                     found[job] = listing.info_of(on_board)
-        return [found.get(job) or self._watch_ended(session, job) for job in jobs]
 
-    def _watch_ended(self, session: int, job: JobId) -> JobInfo | None:
+    def _tell_ended(self, session: int, jobs: Sequence[JobId], found: dict[JobId, JobInfo]) -> JobId | None:
+        """Tell the outcomes that the store has; the last one's job, if there was no room for all of them.
+
+        Of a job that has ended, but that the board had not let go of, the watchers may have been told just before we were
+        one of them, so look for it too; being told twice does no harm.
+        """
+        sessions = self._master.sessions
+        outcomes: list[Outcome] = []
+        size = 0
         try:
-            return self.watch(session, job)
-        except UnknownJob:
-            return None
+            for job, stored in self._master.find_all(jobs):
+                if isinstance(stored, StoreTampered):
+                    found.setdefault(job, listing.info_of_tampered(job, stored))
+                    sessions.refused(session, [Refusal(job, "refused", str(stored))])
+                    continue
+                info = found.setdefault(job, listing.info_of_stored(stored))
+                outcome = stored.outcome
+                if outcome is not None and outcome.run == info.run:
+                    sessions.unwatch(session, job, outcome.run)
+                    outcomes.append(outcome)
+                    size += len(outcome.payload)
+                    if size > MAX_TOLD_BYTES:
+                        return job
+        finally:
+            if outcomes:
+                sessions.ended(session, outcomes)
+        return None
 
     def info(self, job: JobId) -> JobInfo:
         """The job now. Raises `UnknownJob`."""

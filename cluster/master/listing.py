@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from cluster.core.effects import StoredJob
 from cluster.core.job import Job, WorkerHeld
-from cluster.core.records import JobInfo
+from cluster.core.records import Certificate, Ending, JobId, JobInfo
 from cluster.core.states import TERMINAL, JobState
-from cluster.errors import Refused
+from cluster.errors import Refused, StoreTampered
 from cluster.wire.audit import AUDIT
 from cluster.wire.messages import Stats, WorkerInfo
 
@@ -120,6 +120,16 @@ def info_of_stored(stored: StoredJob) -> JobInfo:
         batch=spec.batch,
         items=spec.items,
         certificate=outcome.certificate if outcome else None,
+    )
+
+
+def info_of_tampered(job: JobId, error: StoreTampered) -> JobInfo:
+    """A job of which nothing is believed but its name."""
+    return JobInfo(
+        id=job,
+        name="",
+        state=JobState.DEAD_LETTER,
+        certificate=Certificate(ending=Ending.TAMPERED, reason=str(error)),
     )
 
 

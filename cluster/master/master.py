@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -254,23 +254,26 @@ class Master:
         """A job as the store has it. Raises `StoreTampered`."""
         return None if self.committer.is_condemned(job) else self.store.find(job)
 
+    def find_all(self, jobs: Sequence[JobId]) -> Iterator[tuple[JobId, StoredJob | StoreTampered]]:
+        """Those of these jobs that the store has, in this order, or why one of them is not believed."""
+        is_condemned = self.committer.is_condemned
+        return self.store.find_all([job for job in jobs if not is_condemned(job)])
+
     def find_settled(self, jobs: Sequence[JobId]) -> dict[JobId, JobState]:
         """The final states of ended jobs that only the store has. The lock is not held."""
         found: dict[JobId, JobState] = {}
-        for job in jobs:
-            try:
-                stored = self.find(job)
-            except StoreTampered as error:
-                LOG.warning("%s; what depends on job %s fails", error, job)
+        for job, stored in self.find_all(jobs):
+            if isinstance(stored, StoreTampered):
+                LOG.warning("%s; what depends on job %s fails", stored, job)
                 found[job] = JobState.DEAD_LETTER
-                continue
-            if stored is not None and stored.outcome is not None:
+            elif stored.outcome is not None:
                 found[job] = stored.outcome.state
         return found
 
     def _restore(self, live: list[StoredJob], grace_seconds: float) -> None:
-        names = {job.spec.id for job in live}
-        gone = {name for job in live for name in job.spec.after if name not in names}
+        gone = {name for job in live for name in job.spec.after}
+        if gone:
+            gone.difference_update([job.spec.id for job in live])
         functions = list(self.store.functions(sorted({job.spec.function for job in live})))
         settled = self.find_settled(sorted(gone))
         with self.lock:

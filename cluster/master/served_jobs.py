@@ -127,7 +127,7 @@ class ServedJobsDesk:
         return client.book.listen(said.seen, min(max(0.0, said.timeout), MAX_LISTEN_SECONDS), reply)
 
     def watch(self, _peer: Peer, said: calls.Watch) -> tuple[JobInfo | None, ...]:
-        """Have these jobs' outcomes told; None for an unknown one. Raises `Refused` if the session is unknown."""
+        """See `JobsDesk.watch_all`. Raises `Refused` if the session is unknown."""
         client = self._client(said.session)
         if client is None:
             raise Refused("the master does not know this session (any more); open another one")

@@ -42,10 +42,13 @@ class Sessions:
         with self._lock:
             self._watchers.setdefault(job, {})[session] = run
 
-    def unwatch(self, session: int, job: JobId) -> None:
-        """Undo `watch`."""
+    def unwatch(self, session: int, job: JobId, run: int) -> None:
+        """Undo `watch` of this run or an earlier one; whoever waits for a later one still does."""
+        if job not in self._watchers:
+            return
         with self._lock:
-            self._unwatch(job, session)
+            if self._watchers.get(job, {}).get(session, run) <= run:
+                self._unwatch(job, session)
 
     def interested(self, owner: int, job: JobId, run: int) -> tuple[int, ...]:
         """Whom to tell of the run's outcome; their watching ends with that."""

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.core.effects import StoredJob
 from cluster.core.records import Certificate, Ending, JobSpec, Outcome
 from cluster.core.states import JobState
+from cluster.errors import StoreTampered
 from cluster.store.rows import BadSealError
 
 LOG = logging.getLogger("cluster.store")
@@ -43,6 +44,11 @@ class Aside:
             self.sentences.append(sentence)
             LOG.error("tampered: table=%s job=%s store=%s: %s", error.table, error.job or "-", self._store, sentence)
             self._hear(sentence)
+
+    def refusal(self, error: BadSealError) -> StoreTampered:
+        """What to raise at whoever asked for that record, which is named with it."""
+        self.tell(error)
+        return StoreTampered(self._store, f"{error}; it was not used")
 
     def put(self, row: Sequence[Any], error: BadSealError) -> StoredJob:
         """A job of which a record is tampered, as listings show it: its name, and why it is neither run nor answered."""

@@ -71,7 +71,9 @@ class LeaseBook:
 
     def holder(self, seq: int) -> tuple[Fence, WorkerId]:
         """The lease of a job and who has it; (0, "") if nobody has."""
-        fence = self._fence_of.get(seq, 0)
+        fence = self._fence_of.get(seq)
+        if fence is None:
+            return 0, ""
         batch = self._batches.get(fence)
         return (fence, batch.worker) if batch else (0, "")
 

@@ -37,7 +37,7 @@ from cluster.core.effects import (
 )
 from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome, WorkerId
 from cluster.core.states import JobState
-from cluster.errors import StoreError
+from cluster.errors import StoreError, StoreTampered
 from cluster.store.port import Opening, Room, without_payloads
 
 MAX_ENDED = 100_000
@@ -372,6 +372,13 @@ class MemoryStore:
         with self._lock:
             admitted = self._ids.get(job)
             return self._story(admitted) if admitted is not None else None
+
+    def find_all(self, jobs: Sequence[JobId]) -> Iterator[tuple[JobId, StoredJob | StoreTampered]]:
+        """See `Store.find_all`."""
+        for job in jobs:
+            stored = self.find(job)
+            if stored is not None:
+                yield job, stored
 
     def find_key(self, key: str) -> StoredJob | None:
         """See `Store.find_key`."""

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from cluster.core.effects import Record, StoredJob
 from cluster.core.records import Certificate, Digest, Fence, FunctionBlob, JobId, Outcome
 from cluster.core.states import JobState
+from cluster.errors import StoreTampered
 
 
 class Opening(Struct, frozen=True):
@@ -70,6 +71,12 @@ class Store(Protocol):
 
     def find(self, job: JobId) -> StoredJob | None:
         """A job with the outcome of its current run. Raises `StoreTampered`."""
+
+    def find_all(self, jobs: Sequence[JobId]) -> Iterator[tuple[JobId, StoredJob | StoreTampered]]:
+        """Those of these jobs that are there, in this order, each as `find` has it, or what `find` raises of it.
+
+        They are looked up many at a time, and handed out while no more than some MB of them are held.
+        """
 
     def find_key(self, key: str) -> StoredJob | None:
         """The job that was admitted with this `key`."""

@@ -18,12 +18,42 @@ LEFT JOIN attempts AS a ON a.seq = j.seq AND a.run = coalesce(r.run, 1)
     AND a.fence = (SELECT max(fence) FROM attempts WHERE seq = j.seq AND run = coalesce(r.run, 1));
 
 -- name: live_jobs
--- The next jobs without an outcome of their latest run.
-SELECT * FROM stories WHERE seq > :after AND outcome_run IS NULL ORDER BY seq LIMIT :limit;
+-- The next jobs without an outcome of their latest run, and some of those whose last column says that they have a past:
+-- each of these is one only if `live_story` finds it.
+SELECT
+    seq, id, key, function, body, args_digest, args, mac,
+    EXISTS (SELECT 1 FROM attempts WHERE seq = j.seq) OR EXISTS (SELECT 1 FROM requeues WHERE seq = j.seq)
+FROM jobs AS j
+WHERE seq > :after AND (
+    NOT EXISTS (SELECT 1 FROM outcomes WHERE seq = j.seq)
+    OR EXISTS (
+        SELECT 1 FROM requeues AS r WHERE r.seq = j.seq
+        AND NOT EXISTS (SELECT 1 FROM outcomes WHERE seq = r.seq AND run = r.run)
+    )
+)
+ORDER BY seq LIMIT :limit;
+
+-- name: is_past_ahead
+-- Whether any job behind a number has a past. Most that wait came after all that ever ran.
+SELECT EXISTS (SELECT 1 FROM outcomes WHERE seq > :after) OR EXISTS (SELECT 1 FROM attempts WHERE seq > :after)
+    OR EXISTS (SELECT 1 FROM requeues WHERE seq > :after);
+
+-- name: new_jobs
+-- The same as `live_jobs` where no past is ahead.
+SELECT seq, id, key, function, body, args_digest, args, mac, 0 FROM jobs WHERE seq > :after ORDER BY seq LIMIT :limit;
+
+-- name: live_story
+-- A job by its number, unless its latest run has an outcome.
+SELECT * FROM stories WHERE seq = :seq AND outcome_run IS NULL;
 
 -- name: find
 -- A job by its id.
 SELECT * FROM stories WHERE id = :id;
+
+-- name: find_all
+-- Jobs by their ids, in the order in which these are named (SQLite never turns a CROSS JOIN round). `:ids` stands for a
+-- list of rows, as long as the caller likes.
+SELECT stories.* FROM (VALUES :ids) AS asked CROSS JOIN stories ON stories.id = asked.column1;
 
 -- name: find_key
 -- A job by its key.

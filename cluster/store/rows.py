@@ -23,6 +23,8 @@ MAX_SHARED = 10_000
 # Where payloads are in a row of `stories`.
 ARGS_DIGEST, ARGS = 5, 6
 PAYLOAD_DIGEST, PAYLOAD = 15, 16
+# In a row of `live_jobs`, behind the columns that it shares with a story: requeues or failed attempts are stored too.
+HAS_PAST = 8
 
 
 class JobBody(Struct, frozen=True, array_like=True, gc=False):
@@ -114,25 +116,19 @@ class Reader:
     """
 
     def __init__(self, seal: Seal) -> None:
-        self._seal = seal
+        self._fits = seal.fits
         self._digests: dict[bytes, bytes] = {}
         self._options: dict[bytes, Options] = {}
 
     def story(self, row: Sequence[Any], holder: tuple[Fence, str] = (0, "")) -> StoredJob:
         """A row of `stories`, its payloads as they are there: the caller compares long ones with their digests."""
-        seq, job, key, function, body, digest, args, mac, run, requeued_at, requeue_mac, *past = row
-        said = (function, body, digest, b"" if digest is not None else args)
-        self._check(mac, f"job {job!r}", ("jobs", seq, job, key, *said), job)
+        seq, job = row[:2]
+        spec, said_of_job = self._spec(row)
+        run, requeued_at, requeue_mac, *past = row[8:]
         if run is None:
             run = 1
         else:
             self._check(requeue_mac, f"requeue {run} of job {job!r}", ("requeues", seq, job, run, requeued_at), job)
-        said_of_job = _decode_job(body)
-        spec = JobSpec(
-            job, self._shared_digest(function), args or b"", self._shared_options(said_of_job.options),
-            said_of_job.after, said_of_job.inputs, said_of_job.delay, said_of_job.at, said_of_job.expires_in,
-            key or "", said_of_job.items, said_of_job.batch, said_of_job.first,
-        )  # fmt: skip
         outcome = None if past[0] is None else self.outcome(seq, job, past[:7])
         failed_attempts, fence, attempt_body, attempt_mac = past[7:]
         lease, worker = (0, "") if outcome else holder
@@ -157,6 +153,30 @@ class Reader:
         if not is_payload_of(row[PAYLOAD_DIGEST], row[PAYLOAD]):
             raise BadSealError(f"the result of job {stored.spec.id!r}", "outcomes", stored.spec.id)
         return stored
+
+    def whole_admission(self, row: Sequence[Any], holder: tuple[Fence, str]) -> StoredJob:
+        """A row of `jobs`, its arguments compared with their digest, of a job that was leased at most."""
+        spec, said = self._spec(row)
+        if row[ARGS_DIGEST] is not None and not is_payload_of(row[ARGS_DIGEST], row[ARGS]):
+            raise BadSealError(f"the arguments of job {spec.id!r}", "jobs", spec.id)
+        fence, worker = holder
+        return StoredJob(
+            seq=row[0], spec=spec, submitted=said.submitted, due=said.due, expires=said.expires,
+            attempts=_attempts(0, fence, None), fence=fence, worker=worker,
+        )  # fmt: skip
+
+    def _spec(self, row: Sequence[Any]) -> tuple[JobSpec, JobBody]:
+        """What the columns of `jobs` say, with which a story begins too."""
+        seq, job, key, function, body, digest, args, mac = row[:8]
+        if not self._fits(mac, "jobs", seq, job, key, function, body, digest, b"" if digest is not None else args):
+            raise BadSealError(f"job {job!r}", "jobs", str(job))
+        said = _decode_job(body)
+        spec = JobSpec(
+            job, self._shared_digest(function), args or b"", self._shared_options(said.options),
+            said.after, said.inputs, said.delay, said.at, said.expires_in,
+            key or "", said.items, said.batch, said.first,
+        )  # fmt: skip
+        return spec, said
 
     def outcome(self, seq: int, job: JobId, row: Sequence[Any]) -> Outcome:
         """The columns of an outcome from `run` to `mac`."""
@@ -230,13 +250,16 @@ class Reader:
         return _decode_attempt(body)
 
     def _check(self, mac: object, what: str, said: tuple[Any, ...], job: object = "") -> None:
-        if not self._seal.fits(mac, *said):
+        if not self._fits(mac, *said):
             raise BadSealError(what, str(said[0]), str(job))
 
     def _shared_digest(self, digest: bytes) -> bytes:
-        if len(self._digests) > MAX_SHARED:
-            self._digests.clear()
-        return self._digests.setdefault(digest, digest)
+        found = self._digests.get(digest)
+        if found is None:
+            if len(self._digests) > MAX_SHARED:
+                self._digests.clear()
+            found = self._digests[digest] = digest
+        return found
 
     def _shared_options(self, packed: Raw) -> Options:
         found = self._options.get(raw := bytes(packed))

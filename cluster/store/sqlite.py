@@ -51,11 +51,12 @@ from cluster.store.files import StoreFiles
 from cluster.store.inspection import require_whole_log
 from cluster.store.leases import LeaseBook
 from cluster.store.lock import Possession
-from cluster.store.port import Opening, Room, without_payloads
-from cluster.store.pruning import LAST, Pruning
+from cluster.store.port import Opening, Room
+from cluster.store.pruning import Pruning
 from cluster.store.rows import BadSealError
 from cluster.store.scribe import Row
 from cluster.store.seal import Seal, is_payload_of
+from cluster.store.stories import Stories, Values
 from cluster.store.turns import Turns
 
 # Above this, a group is several statements. Bounded by SQLite's limit on parameters (32,766 since 3.32), and by memory:
@@ -72,9 +73,6 @@ MAX_UNFILED_BYTES = 64 << 20
 # Between two such pieces the committer gets its turn: some 20 ms.
 FILED_PER_PIECE = 2000
 EPOCH_BITS = 32
-# One read of `live_jobs` ends at whichever comes first.
-LIVE_JOBS_PER_READ = 5000
-MAX_BYTES_PER_READ = 16 << 20
 
 # Kept from being closed, in forked children.
 _connections_of_parents: list[sqlite3.Connection] = []
@@ -107,6 +105,7 @@ class SqliteStore:
         self._reader: sqlite3.Connection | None = None
         self._book = LeaseBook()
         self._records: rows.Reader
+        self._stories: Stories
         self._scribe: scribe.Scribe
         # What the journal has and the tables have not: its number, records and bytes, the oldest first.
         self._unfiled: deque[tuple[int, Sequence[Record], int]] = deque()
@@ -185,6 +184,7 @@ class SqliteStore:
     def _begin(self, seal: Seal) -> Opening:
         """Read what recovery needs at once, raise the epoch, and make that durable."""
         self._records = rows.Reader(seal)
+        self._stories = Stories(self._read_statement, self._queries, self._records, self._aside)
         self._aside.clear()
         try:
             meta = dict(self._records.meta(row) for row in self._read("meta"))
@@ -196,6 +196,7 @@ class SqliteStore:
         epoch = self._epochs.next_epoch(self._key, int.from_bytes(meta.get("epoch", b""), "big"))
         self._epochs.write(self._key, epoch, is_log_needed=True)
         self._book = LeaseBook()
+        self._stories.follow(self._book)
         self._read_leases()
         self._scribe = scribe.Scribe(seal, self._book, marks)
         self._unfiled.clear()
@@ -420,25 +421,8 @@ class SqliteStore:
         after: int | None = -1
         while after is not None:
             with self._told():
-                found, after = self._read_live(after)
-            yield from self._sound(self._whole_story, found)
-
-    def _read_live(self, after: int) -> tuple[list[Any], int | None]:
-        """Some jobs, and the number after which there are more."""
-        found: list[Any] = []
-        size = 0
-        with self._reading:
-            query = {"after": after, "limit": LIVE_JOBS_PER_READ}
-            cursor = self._require_open(self._reader).execute(self._queries["live_jobs"], query)
-            for row in cursor:
-                found.append(row)
-                args = row[rows.ARGS]  # a number, or nothing, if someone has put that there
-                size += len(args) if isinstance(args, bytes) else 0
-                if size > MAX_BYTES_PER_READ:
-                    break
-            cursor.close()
-        is_last = len(found) < LIVE_JOBS_PER_READ and size <= MAX_BYTES_PER_READ
-        return found, None if is_last else found[-1][0]
+                found, after = self._stories.live(after)
+            yield from found
 
     def functions(self, digests: Sequence[Digest]) -> Iterator[FunctionBlob]:
         """See `Store.functions`."""
@@ -450,11 +434,24 @@ class SqliteStore:
 
     def find(self, job: JobId) -> StoredJob | None:
         """See `Store.find`."""
-        return self._one("find", id=job)
+        self._file_all()
+        with self._told():
+            return self._stories.one("find", id=job)
+
+    def find_all(self, jobs: Sequence[JobId]) -> Iterator[tuple[JobId, StoredJob | StoreTampered]]:
+        """See `Store.find_all`. Jobs of one read are of one state of the store."""
+        rest = jobs
+        while rest:
+            self._file_all()
+            with self._told():
+                found, rest = self._stories.some(rest)
+            yield from found
 
     def find_key(self, key: str) -> StoredJob | None:
         """See `Store.find_key`."""
-        return self._one("find_key", key=key)
+        self._file_all()
+        with self._told():
+            return self._stories.one("find_key", key=key)
 
     def outcome(self, job: JobId) -> Outcome | None:
         """See `Store.outcome`."""
@@ -511,38 +508,14 @@ class SqliteStore:
         return b"".join(output for _, output in self.outputs(job))
 
     def page(self, after: int, limit: int, state: JobState | None = None) -> list[StoredJob]:
-        """See `Store.page`. A tampered job stands there as a dead letter that says so."""
+        """See `Store.page`."""
         self._file_all()
         with self._told():
-            found = self._read("page", after=after, limit=limit, state=None if state is None else int(state))
-        listed = {row[0]: self._listed_story(row) for row in found}
-        if state is JobState.DEAD_LETTER:
-            # No query finds them. What comes behind a full page is of the next one.
-            listed |= self._aside.between(after, found[-1][0] if len(found) == limit else LAST)
-        return [listed[seq] for seq in sorted(listed)[:limit]]
+            return self._stories.page(after, limit, state)
 
     def size(self) -> int:
         """See `Store.size`."""
         return self._files.size()
-
-    def _one(self, query: str, **values: str) -> StoredJob | None:
-        self._file_all()
-        with self._told():
-            return next((self._whole_story(row) for row in self._read(query, **values)), None)
-
-    def _whole_story(self, row: Sequence[Any]) -> StoredJob:
-        try:
-            return self._records.whole_story(row, self._book.holder(row[0]))
-        except BadSealError as error:
-            self._aside.put(row, error)
-            raise
-
-    def _listed_story(self, row: Sequence[Any]) -> StoredJob:
-        try:
-            return without_payloads(self._records.story(row, self._book.holder(row[0])))
-        except BadSealError as error:
-            self._aside.tell(error)
-            return self._aside.put(row, error)
 
     def _sound(self, read: Callable[[Any], Any], found: Iterable[Any]) -> Iterator[Any]:
         """What is as it was written; the rest is named and left out."""
@@ -553,14 +526,28 @@ class SqliteStore:
                 self._aside.tell(error)
 
     def _read(self, query: str, **values: object) -> list[Any]:
-        with self._reading:
-            return self._fetch(self._require_open(self._reader), query, values)
+        return self._read_statement(self._queries[query], values, (), 0)[0]
 
-    def _fetch(self, reader: sqlite3.Connection, query: str, values: dict[str, object]) -> list[Any]:
-        try:
-            return reader.execute(self._queries[query], values).fetchall()
-        except UnicodeEncodeError:  # half a surrogate pair: no text like that is ever stored
-            return []
+    def _read_statement(
+        self, statement: str, values: Values, counted: Sequence[int], max_bytes: int
+    ) -> tuple[list[Any], bool]:
+        """The rows of an answer, and whether there are more than `max_bytes` of what these columns hold let through."""
+        with self._reading:
+            reader = self._require_open(self._reader)
+            if not counted:
+                return _fetch(reader, statement, values), False
+            found: list[Any] = []
+            size = 0
+            cursor = reader.execute(statement, values)
+            for row in cursor:
+                found.append(row)
+                for column in counted:
+                    cell = row[column]
+                    size += len(cell) if isinstance(cell, bytes) else 0  # whatever someone has put there
+                if size > max_bytes:
+                    cursor.close()
+                    return found, True
+            return found, False
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Callable[..., list[Any]]]:
@@ -569,7 +556,7 @@ class SqliteStore:
             reader = self._require_open(self._reader)
 
             def read(query: str, **values: object) -> list[Any]:
-                return self._fetch(reader, query, values)
+                return _fetch(reader, self._queries[query], values)
 
             reader.execute("BEGIN")
             try:
@@ -592,9 +579,15 @@ class SqliteStore:
         try:
             yield
         except BadSealError as error:
-            self._aside.tell(error)
-            raise StoreTampered(self.url, f"{error}; it was not used") from error
+            raise self._aside.refusal(error) from error
         except (*COMPLAINTS, OverflowError) as error:
             raise error_of(self.url, error, self._files.database, self._busy_timeout_seconds) from error
         except rows.UNREADABLE as error:
             raise StoreError(self.url, f"a record can't be read by this version ({error}); use the newer") from error
+
+
+def _fetch(reader: sqlite3.Connection, statement: str, values: Values) -> list[Any]:
+    try:
+        return reader.execute(statement, values).fetchall()
+    except UnicodeEncodeError:  # half a surrogate pair: no text like that is ever stored
+        return []

@@ -32,7 +32,7 @@ from cluster.core.records import (
 from cluster.wire.keys import Role
 from cluster.wire.messages import Health, Hello, JobHistory, JobParts, Progress, Refusal, Stats, WorkerInfo
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 # --- the jobs desk --------------------------------------------------------------------------------------------------
 
@@ -100,7 +100,10 @@ class Session(Struct, frozen=True):
 
 
 class Watch(Struct, frozen=True):
-    """Have the outcomes of these jobs told to the session."""
+    """Have the outcomes of these jobs told to the session.
+
+    The answer is about the first of them, one at least: where their outcomes are long, ask for the rest once these are heard.
+    """
 
     session: Text
     jobs: Annotated[tuple[JobId, ...], Batch]

@@ -12,7 +12,7 @@ then on `submit` only books, and the listener sends that batch again, under its 
 it had come; then what was booked since. So in one session a job is submitted once: were it sent in another batch, it
 could be refused by the first one, admitted by the second, and the client be told both. If the master has forgotten the
 session (it restarted, or we were silent for too long) the listener opens another one first, has everything that is
-awaited watched, and sends all that is unacknowledged again, saying so (`again`): the master then looks for each, on its
+awaited watched, listening in between, and sends all that is unacknowledged again, saying so (`again`): the master then looks for each, on its
 board and in its store, so nothing is admitted twice. The master tells everything since the last mark again until the mark comes back, so what was lost on
 the way comes twice, and sinks take an outcome once.
 
@@ -28,7 +28,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -87,6 +89,7 @@ class Conversation:
         # The listener's alone.
         self._seen = 0
         self._trouble = ""
+        self._unwatched: deque[JobId] = deque()  # awaited, and the session's master has still to hear of it
         self._listener = threading.Thread(target=self._run, name="cluster-listener", daemon=True)
 
     def connect(self, connect_seconds: float) -> None:
@@ -216,7 +219,7 @@ class Conversation:
         while not self._is_closed:
             try:
                 yield from self._mend()
-                yield from self._listen()
+                yield from self._listen(LISTEN_SECONDS)
                 self._note_well()
                 pause = FIRST_PAUSE_SECONDS
                 continue
@@ -236,9 +239,9 @@ class Conversation:
             yield Rest(lambda: self._is_closed, pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
-    def _listen(self) -> Script:
-        said = calls.Listen(self._session, self._seen, LISTEN_SECONDS)
-        told: Told = yield Ask("listen", said, LISTEN_SECONDS + SLACK_SECONDS)
+    def _listen(self, seconds: float) -> Script:
+        said = calls.Listen(self._session, self._seen, seconds)
+        told: Told = yield Ask("listen", said, seconds + SLACK_SECONDS)
         if told.is_gone:
             with self._lock:
                 self._session = ""
@@ -273,32 +276,42 @@ class Conversation:
                 self._session = opened.session
                 self._is_new = True
                 self._books.outdate()
+                # What is unacknowledged is not missed: it is submitted again, and its outcome told for that.
+                self._unwatched = deque(job for job in self._books.awaited if job not in self._books.unacknowledged)
             self._sink.opened(opened.defaults)
-            yield from self._watch_again(opened.session)
-        yield from self._send_again()
+        yield from self._watch_again()
+        if self._session:
+            yield from self._send_again()
 
-    def _watch_again(self, session: str) -> Script:
-        with self._lock:
-            # What is unacknowledged is not missed: it is submitted again next, and its outcome told for that.
-            awaited = [job for job in self._books.awaited if job not in self._books.unacknowledged]
-        for at in range(0, len(awaited), MAX_WATCHED_AT_ONCE):
-            jobs = tuple(awaited[at : at + MAX_WATCHED_AT_ONCE])
+    def _watch_again(self) -> Script:
+        """Have watched in this session what is awaited; broken off, the next try goes on from there."""
+        while self._unwatched and self._session:
+            jobs = tuple(islice(self._unwatched, MAX_WATCHED_AT_ONCE))
             try:
-                found = yield Ask("watch", calls.Watch(session, jobs), ANSWER_SECONDS)
-            except BaseException:
+                found = yield Ask("watch", calls.Watch(self._session, jobs), ANSWER_SECONDS)
+            except Refused:
                 with self._lock:
-                    self._session = ""  # the next try begins from the start
+                    self._session = ""
                 raise
-            with self._lock:
-                for job, info in zip(jobs, found, strict=True):
-                    if info is not None:
-                        self._books.expect_at_most(job, info.run)
-            lost = [job for job, info in zip(jobs, found, strict=True) if info is None]
-            if lost:
-                with self._lock:
-                    self._books.strike(lost)
-                reason = "the master that had accepted it kept its jobs in memory only, and is gone; submit it again"
-                self._sink.refused([Refusal(job, "store", reason) for job in lost])
+            self._note_watched(jobs[: len(found)], found)
+            for _ in found:
+                self._unwatched.popleft()
+            # Hear what that has brought, and what has ended since, before the next: whoever waits for it does not wait for
+            # all the others to be asked for, and the master need not keep it.
+            yield from self._listen(0.0)
+
+    def _note_watched(self, jobs: Sequence[JobId], found: Sequence[JobInfo | None]) -> None:
+        lost: list[JobId] = []
+        with self._lock:
+            for job, info in zip(jobs, found, strict=True):
+                if info is not None:
+                    self._books.expect_at_most(job, info.run)
+                else:
+                    lost.append(job)
+            self._books.strike(lost)
+        if lost:
+            reason = "the master that had accepted it kept its jobs in memory only, and is gone; submit it again"
+            self._sink.refused([Refusal(job, "store", reason) for job in lost])
 
     def _send_again(self) -> Script:
         """All that may not have arrived, and what is booked meanwhile, until nothing is left over."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from cluster.core import events
-from cluster.core.effects import QueuePaused
+from cluster.core.effects import QueuePaused, StoredJob
 from cluster.core.records import Budget, Ending, FunctionBlob, JobSpec, Options, Outcome, RetryRule
 from cluster.core.shelf import Shelf
 from cluster.core.states import JobState
@@ -40,6 +40,11 @@ def run(rig: Rig, one: JobSpec, payload: bytes = b"result") -> None:
     rig.submit(one)
     (lease,) = rig.poll()
     rig.report(success(lease.fence, payload))
+
+
+def altered(jobs: Sequence[str]) -> Iterator[tuple[str, StoredJob | StoreTampered]]:
+    """What `Store.find_all` says of records that someone has changed."""
+    return iter([(job, StoreTampered("test:", f"job {job} was altered")) for job in jobs])
 
 
 def fail(rig: Rig, one: JobSpec) -> None:
@@ -131,10 +136,7 @@ def test_a_dependency_that_settles_while_the_store_is_asked_is_found_there(
 
 
 def test_a_dependency_whose_record_was_altered_has_failed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def altered(job: str) -> None:
-        raise StoreTampered("test:", f"job {job} was altered")
-
-    monkeypatch.setattr(rig.store, "find", altered)
+    monkeypatch.setattr(rig.store, "find_all", altered)
     rig.submit(spec("a", after=("bad",)), spec("b"))
 
     assert [outcome.job for outcome in rig.notes.of("ended")] == ["a"]
@@ -225,10 +227,7 @@ def test_a_key_whose_job_s_retention_is_over_starts_anew(rig: Rig, monkeypatch: 
 
 
 def test_a_key_whose_record_was_altered_is_refused_alone(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def altered(job: str) -> None:
-        raise StoreTampered("test:", f"job {job} was altered")
-
-    monkeypatch.setattr(rig.store, "find", altered)
+    monkeypatch.setattr(rig.store, "find_all", altered)
     rig.submit(spec("a", key="k"), spec("b"))
 
     assert rig.notes.of("refused") == [Refusal("a", "refused", "store test:: job a was altered")]
@@ -240,8 +239,8 @@ def test_a_key_s_job_that_vanishes_while_it_is_answered_for_is_refused(
 ) -> None:
     run(rig, spec("a", key="k"))
     record = rig.store.find("a")
-    answers = iter([record, record, None])
-    monkeypatch.setattr(rig.store, "find", lambda job: next(answers))
+    answers = iter([[("a", record)], [("a", record)], []])
+    monkeypatch.setattr(rig.store, "find_all", lambda jobs: iter(next(answers)))
 
     rig.submit(spec("a", key="k"))
 
@@ -440,6 +439,99 @@ def test_an_ended_job_s_outcome_is_told_at_once(rig: Rig) -> None:
 
     assert info.state is JobState.COMPLETED
     assert other.of("ended") == rig.notes.of("ended")
+
+
+def test_many_are_watched_with_one_look_into_the_store(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        run(rig, spec(name))
+    rig.submit(spec("waits"))
+    other = Notes()
+    session = rig.jobs.open(other)
+    looks = []
+    find_all = rig.store.find_all
+
+    def look(jobs: list[str]) -> Iterator[tuple[str, StoredJob | StoreTampered]]:
+        looks.append(list(jobs))
+        return find_all(jobs)
+
+    monkeypatch.setattr(rig.store, "find_all", look)
+
+    infos = rig.jobs.watch_all(session, ["b", "waits", "ghost", "a"])
+    rig.report(success(rig.poll()[0].fence))
+
+    assert [info and info.state.name for info in infos] == ["COMPLETED", "QUEUED", None, "COMPLETED"]
+    assert [outcome.job for outcome in other.of("ended")] == ["b", "a", "waits"]
+    assert looks == [["b", "ghost", "a"]]
+
+
+def test_long_outcomes_are_told_some_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.master.jobs_desk.MAX_TOLD_BYTES", 100)
+    for name in ("a", "b", "c"):
+        run(rig, spec(name), b"x" * 60)
+    rig.submit(spec("waits"))
+    other = Notes()
+    session = rig.jobs.open(other)
+    wanted = ["waits", "ghost", "a", "b", "c"]
+
+    first = rig.jobs.watch_all(session, wanted)
+    heard = [outcome.job for outcome in other.of("ended")]
+    rest = rig.jobs.watch_all(session, wanted[len(first) :])
+
+    assert [info and info.id for info in first] == ["waits", None, "a", "b"]
+    assert heard == ["a", "b"]
+    assert [info and info.id for info in rest] == ["c"]
+    assert [outcome.job for outcome in other.of("ended")] == ["a", "b", "c"]
+
+
+def test_a_job_whose_record_was_altered_is_refused_to_whoever_watches_it_and_the_others_are_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(rig, spec("good"))
+    stored = rig.store.find("good")
+    monkeypatch.setattr(rig.store, "find_all", lambda jobs: iter([*altered(["bad"]), ("good", stored)]))
+    other = Notes()
+
+    infos = rig.jobs.watch_all(rig.jobs.open(other), ["bad", "good"])
+
+    assert [info and info.state.name for info in infos] == ["DEAD_LETTER", "COMPLETED"]
+    assert other.of("refused") == [Refusal("bad", "refused", "store test:: job bad was altered")]
+    assert [outcome.job for outcome in other.of("ended")] == ["good"]
+
+
+def test_a_job_that_is_requeued_between_the_looks_at_board_and_store_is_watched(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(rig, spec("a"))
+    other = Notes()
+    find_all = rig.store.find_all
+
+    def requeued_just_then(jobs: list[str]) -> Iterator[tuple[str, StoredJob | StoreTampered]]:
+        monkeypatch.setattr(rig.store, "find_all", find_all)
+        rig.jobs.requeue(jobs)
+        return find_all(jobs)
+
+    monkeypatch.setattr(rig.store, "find_all", requeued_just_then)
+    info = rig.jobs.watch(rig.jobs.open(other), "a")
+    rig.report(success(rig.poll()[0].fence))
+
+    assert (info.run, info.state) == (2, JobState.QUEUED)
+    assert [outcome.run for outcome in other.of("ended")] == [2]
+
+
+def test_what_was_found_is_told_even_if_the_store_fails_after_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(rig, spec("a"))
+    other = Notes()
+    stored = rig.store.find("a")
+
+    def failing(_jobs: list[str]) -> Iterator[tuple[str, StoredJob | None]]:
+        yield "a", stored
+        raise StoreError("test:", "the disk does not read")
+
+    monkeypatch.setattr(rig.store, "find_all", failing)
+    with pytest.raises(StoreError):
+        rig.jobs.watch_all(rig.jobs.open(other), ["a", "b"])
+
+    assert [outcome.job for outcome in other.of("ended")] == ["a"]
 
 
 def test_an_unknown_job_can_t_be_watched(rig: Rig) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from cluster.core import events
@@ -86,11 +88,11 @@ def test_an_ended_job_whose_record_was_altered_does_not_keep_the_master_from_ope
         before.report(success(lease.fence))
         before.submit(spec("second", after=("first",)), spec("third"))
 
-    def altered(job: str) -> None:
-        raise StoreTampered("test:", f"job {job} was altered")
+    def altered(jobs: list[str]) -> Iterator[tuple[str, StoreTampered]]:
+        return iter([(job, StoreTampered("test:", f"job {job} was altered")) for job in jobs])
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "find", altered)
+        patch.setattr(store, "find_all", altered)
         after = Rig(store)
     with after:
         assert after.jobs.info("second").state is JobState.DEAD_LETTER

@@ -99,8 +99,17 @@ def test_watching_can_be_undone_and_twice_is_as_good_as_once() -> None:
     sessions.watch(2, "a", 1)
     sessions.watch(3, "a", 1)
 
-    sessions.unwatch(2, "a")
-    sessions.unwatch(2, "a")
-    sessions.unwatch(2, "never watched")
+    sessions.unwatch(2, "a", 1)
+    sessions.unwatch(2, "a", 1)
+    sessions.unwatch(2, "never watched", 1)
 
     assert sessions.interested(1, "a", 1) == (1, 3)
+
+
+def test_who_waits_for_a_later_run_is_not_forgotten_with_an_earlier_one() -> None:
+    sessions = Sessions()
+    sessions.watch(2, "a", 2)
+
+    sessions.unwatch(2, "a", 1)
+
+    assert sessions.interested(1, "a", 2) == (1, 2)

@@ -250,6 +250,12 @@ MUTATIONS = (
         "if spec.key and (spec.id not in board.jobs or",
     ),
     Mutation(
+        "what had ended before it was watched is not told",
+        "master/jobs_desk.py",
+        "                sessions.ended(session, outcomes)",
+        "                pass",
+    ),
+    Mutation(
         "a batch that comes twice is taken twice",
         "master/served_jobs.py",
         "if said.number > client.last_batch:",
@@ -318,7 +324,7 @@ MUTATIONS = (
     Mutation(
         "what is awaited is not watched in the next session",
         "wire/conversation.py",
-        "            yield from self._watch_again(opened.session)\n",
+        "        yield from self._watch_again()\n",
         "",
     ),
     Mutation(

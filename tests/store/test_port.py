@@ -310,6 +310,36 @@ def test_output_is_that_of_all_attempts_in_order(store: Store) -> None:
     assert store.output("nobody") == b""
 
 
+def test_jobs_are_found_together_in_the_order_asked_for_and_none_that_is_not_there(store: Store) -> None:
+    store.commit([FUNCTION, *[admitted(seq) for seq in range(1, 6)], leased("w#1", (41, 5))])
+    store.commit([ended(2, payload=b"r" * 5000), failed(3, 42), ended(4), requeued(4, 2), Undone(1)])
+    asked = ["job5", "nobody", "job3", "job1", "\ud800", "job4", "job2", "job2\0"]
+
+    found = list(store.find_all(asked))
+
+    assert [job for job, _ in found] == ["job5", "job3", "job4", "job2"]
+    assert found == [(job, store.find(job)) for job in ("job5", "job3", "job4", "job2")]
+    assert list(store.find_all([])) == []
+
+
+def test_any_number_of_jobs_is_found(store: Store) -> None:
+    store.commit([FUNCTION, *[admitted(seq) for seq in range(1, 1202)]])
+    asked = [f"job{seq}" for seq in range(1201, 0, -1)]
+
+    found = [job for job, _ in store.find_all(asked)]
+
+    assert found == asked
+
+
+def test_a_job_named_by_odd_text_is_found_under_it_alone(store: Store) -> None:
+    names = ["a", "a\0b", "", 'q"uote', "é", "\U0001f600"]
+    store.commit([FUNCTION, *[Admitted(seq, JobSpec(name, DIGEST, b""), 1.0) for seq, name in enumerate(names, 1)]])
+
+    found = [(job, stored.seq) for job, stored in store.find_all(names) if isinstance(stored, StoredJob)]
+
+    assert found == list(zip(names, range(1, 7), strict=True))
+
+
 def test_a_job_is_found_by_its_key(store: Store) -> None:
     store.commit([admitted(1, key="once"), admitted(2)])
 

@@ -8,13 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.core.effects import Admitted, QueuePaused, Record
+from cluster.core.effects import Admitted, QueuePaused, Record, StoredJob, Undone
 from cluster.core.records import Ending
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreFull, StoreInUse, StoreTampered
@@ -496,21 +496,62 @@ def test_a_group_of_any_size_is_written(store: SqliteStore) -> None:
 
 
 def test_live_jobs_are_read_in_bounded_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.store.sqlite.LIVE_JOBS_PER_READ", 3)
-    monkeypatch.setattr("cluster.store.sqlite.MAX_BYTES_PER_READ", 5000)
+    monkeypatch.setattr("cluster.store.stories.LIVE_JOBS_PER_READ", 3)
+    monkeypatch.setattr("cluster.store.stories.MAX_BYTES_PER_READ", 5000)
     store.commit([admitted(seq, args=b"x" * (3000 if seq > 4 else 1)) for seq in range(1, 10)])
     sizes = []
-    real_read = store._read_live
+    real_read = store._stories.live
 
-    def read_live(after: int) -> tuple[list[Any], int | None]:
+    def read_live(after: int) -> tuple[list[StoredJob], int | None]:
         found, more = real_read(after)
         sizes.append(len(found))
         return found, more
 
-    monkeypatch.setattr(store, "_read_live", read_live)
+    monkeypatch.setattr(store._stories, "live", read_live)
 
     assert [job.seq for job in store.live_jobs()] == list(range(1, 10))
     assert sizes == [3, 3, 2, 1]
+
+
+def test_live_jobs_are_those_without_an_outcome_of_their_latest_run_wherever_others_stand(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.store.stories.LIVE_JOBS_PER_READ", 2)
+    store.commit([FUNCTION, *[admitted(seq) for seq in range(1, 13)]])
+    store.commit([ended(2), failed(4, 41), ended(5), requeued(5, 2), ended(6), requeued(6, 2), ended(6, run=2)])
+    store.commit([ended(9), requeued(9, 2), failed(9, 42, run=2), Undone(12)])
+
+    found = list(store.live_jobs())
+
+    assert [job.seq for job in found] == [1, 3, 4, 5, 7, 8, 9, 10, 11]
+    assert found == [store.find(job.spec.id) for job in found]
+
+
+def test_found_jobs_are_read_in_bounded_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.store.stories.MAX_BYTES_PER_READ", 5000)
+    for seq in range(1, 8):
+        store.commit([admitted(seq, args=b"x" * 2000), ended(seq, payload=b"x" * 2000)])
+    sizes = []
+    real_read = store._stories.some
+
+    def some(jobs: Sequence[str]) -> tuple[list[Any], Sequence[str]]:
+        found, rest = real_read(jobs)
+        sizes.append(len(found))
+        return found, rest
+
+    monkeypatch.setattr(store._stories, "some", some)
+    asked = ["nobody", *[f"job{seq}" for seq in (3, 1, 2, 7, 4)], "no one"]
+
+    assert [job for job, _ in store.find_all(asked)] == asked[1:-1]
+    assert sizes == [2, 2, 1]
+
+
+def test_to_look_for_many_files_what_was_committed_before(store: SqliteStore) -> None:
+    store.commit([admitted(1), admitted(2)])
+    found = store.find_all(["job1", "job2"])
+    store.commit([ended(1), Undone(2)])
+
+    assert [(job, getattr(stored, "state", None)) for job, stored in found] == [("job1", JobState.COMPLETED)]
 
 
 def test_a_written_payload_is_not_kept_in_memory(store: SqliteStore) -> None:

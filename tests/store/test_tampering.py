@@ -226,6 +226,20 @@ def test_a_tampered_job_is_listed_with_the_reason_and_the_others_go_on(
     assert len([line for line in lines if "tampered: table=jobs job=job3" in line.getMessage()]) == 1
 
 
+def test_of_many_that_are_looked_for_a_tampered_one_is_told_and_the_others_are_found(path: Path) -> None:
+    alter(path, f"UPDATE jobs SET args = x'{PICKLE.hex()}' WHERE seq = 3")
+    store = SqliteStore(path)
+    store.open()
+
+    found = dict(store.find_all(["job2", "job3", "job5"]))
+    expected = store.find("job2"), store.find("job5")
+    store.close()
+
+    assert (found["job2"], found["job5"]) == expected
+    assert isinstance(found["job3"], StoreTampered)
+    assert "job 'job3' is not what this cluster wrote; it was not used" in str(found["job3"])
+
+
 def test_an_outcome_put_back_from_an_earlier_day_does_not_replace_a_later_run(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         old = connection.execute("SELECT * FROM outcomes WHERE seq = 1 AND run = 1").fetchone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -73,9 +74,10 @@ class JobsLine:
 
     def _listen(self, served: ServedJobsDesk, said: calls.Listen, is_closed: Callable[[], bool]) -> calls.Told:
         """In slices, so that closing the caller breaks it off."""
+        until = time.monotonic() + said.timeout
         while True:
-            told = served.listen(PEER, calls.Listen(said.session, said.seen, SLICE_SECONDS))
-            if told.mark != said.seen or told.is_gone or told.progress or told.printed:
+            told = served.listen(PEER, calls.Listen(said.session, said.seen, min(said.timeout, SLICE_SECONDS)))
+            if told.mark != said.seen or told.is_gone or told.progress or told.printed or time.monotonic() >= until:
                 return told
             if is_closed():
                 raise MasterUnavailable("broken off")

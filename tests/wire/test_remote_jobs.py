@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from cluster.core.records import DEFAULT_OPTIONS, Budget, Options, RetryRule
+from cluster.core.records import DEFAULT_OPTIONS, Budget, JobInfo, Options, Outcome, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused, UnknownJob
 from cluster.master import told
@@ -17,6 +17,7 @@ from cluster.wire import calls, conversation
 from cluster.wire.address import Address
 from cluster.wire.keys import Secret
 from cluster.wire.messages import JobParts
+from cluster.wire.peer import Peer
 from cluster.wire.remote_jobs import RemoteJobsDesk
 from tests.core.builders import TASK, failure, function, spec, success
 from tests.master.rig import DEADLINE_SECONDS, Notes, Rig
@@ -177,6 +178,75 @@ def test_an_outcome_that_was_committed_and_not_told_before_a_restart_is_told_aft
 
     assert ended(far, 1) == ["a"]
     assert far.rig.poll(10) == []
+
+
+def test_what_has_ended_is_heard_before_all_else_is_asked_for(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "MAX_WATCHED_AT_ONCE", 2)
+    names = [f"j{number}" for number in range(6)]
+    far.submit(*names)
+    far.notes.wait("accepted", 6)
+    far.line.losing_answers["listen"] = 1_000_000
+    far.run_all()
+    far.kill_master()
+    far.line.losing_answers.clear()
+    far.line.calls.clear()
+    heard_at: list[int] = []
+    tell = far.notes.ended
+
+    def hear(outcomes: Sequence[Outcome]) -> None:
+        heard_at.append(len(far.line.said("watch")))
+        tell(outcomes)
+
+    monkeypatch.setattr(far.notes, "ended", hear)
+
+    far.start_master(far.store)
+
+    assert ended(far, 6) == names
+    assert heard_at == [1, 2, 3], "after so many of the questions"
+
+
+def test_results_that_are_more_than_a_session_keeps_untold_are_heard_after_a_restart(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.master.jobs_desk.MAX_TOLD_BYTES", 2000)
+    far.submit("a", "b", "c", "d", "e", "f")
+    far.notes.wait("accepted", 6)
+    far.line.losing_answers["listen"] = 1_000_000
+    far.rig.report(*[success(lease.fence, lease.job.encode() * 1500) for lease in far.rig.poll(6)])
+    far.kill_master()
+    far.line.losing_answers.clear()
+    # One that hears nothing until all is asked for would have its session dropped for what it leaves untold, each time.
+    book = told.ToldBook
+    monkeypatch.setattr("cluster.master.served_jobs.ToldBook", lambda mono: book(mono, max_untold_bytes=4500))
+
+    far.start_master(far.store)
+
+    assert ended(far, 6) == ["a", "b", "c", "d", "e", "f"]
+    assert len(far.line.said("open")) == 2
+
+
+def test_a_session_that_is_dropped_while_its_jobs_are_asked_for_is_opened_anew(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "MAX_WATCHED_AT_ONCE", 1)
+    far.submit("a", "b", "c")
+    far.notes.wait("accepted", 3)
+    far.kill_master()
+    far.start_master(far.store)
+    served, watch = far.served, far.served.watch
+
+    def watch_and_drop(peer: Peer, said: calls.Watch) -> tuple[JobInfo | None, ...]:
+        answer = watch(peer, said)
+        if said.jobs == ("b",):
+            monkeypatch.setattr(served, "watch", watch)
+            served.close(peer, calls.Session(said.session))
+        return answer
+
+    monkeypatch.setattr(served, "watch", watch_and_drop)
+
+    assert [job for said in far.line.wait_said("watch", 5) for job in said.jobs] == ["a", "b", "a", "b", "c"]
+    far.run_all()
+    assert sorted(ended(far, 3)) == ["a", "b", "c"]
 
 
 def test_a_job_of_a_master_that_kept_it_in_memory_only_is_refused_after_the_restart(far: Far) -> None:
