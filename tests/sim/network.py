@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # What a caller's proxy has, of patience, before it says that the master can't be reached.
 PATIENCE_SECONDS = 1.0
-GONE = MasterUnavailable("there was no answer")
 
 Heard = Callable[[Any], None]  # what the desk answered, or the error that it raised
 
@@ -95,7 +94,7 @@ class Trip:
 
     def give_up(self) -> None:
         """Say that there will be no answer, even if there is one yet."""
-        self._answer = GONE
+        self._answer = MasterUnavailable("there was no answer")  # its own: one for all would keep every frame it passed
         self._caller.resume(self._hear)
 
     def _hear(self) -> None:

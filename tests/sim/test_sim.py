@@ -9,13 +9,14 @@ import pytest
 
 from tests.sim.__main__ import report
 from tests.sim.run import Result, run
+from tests.sim.world import SIZES
 
-BLOCK = 50
+BLOCK = 100
 # A pass of the suite tries other seeds each time; a failure names its seed, which replays it.
 FRESH = random.SystemRandom().randrange(1 << 30)
 
 
-@pytest.mark.parametrize("first", [*range(0, 200, BLOCK), *range(FRESH, FRESH + 200, BLOCK)])
+@pytest.mark.parametrize("first", [*range(0, 400, BLOCK), *range(FRESH, FRESH + 400, BLOCK)])
 def test_every_promise_is_kept_whatever_goes_wrong(first: int) -> None:
     failures = [
         f"seed {result.seed}: {result.failure}\n{result.tail}\nreplay: python -m tests.sim --seed {result.seed} -v"
@@ -46,14 +47,15 @@ def test_a_replay_does_not_depend_on_the_order_of_hashes() -> None:
     assert told[0].stdout == told[1].stdout
 
 
-def test_a_run_is_eventful() -> None:
-    results = [run(seed) for seed in range(50)]
+def test_worlds_are_eventful_and_of_every_size() -> None:
+    results = [run(seed) for seed in range(400)]
 
-    operations = sum(result.counts["operations"] for result in results) / len(results)
-    faults = sum(result.counts["faults"] for result in results) / len(results)
+    worlds = {size.name: [result.counts for result in results if size.name in result.counts] for size in SIZES}
     kinds = {kind for result in results for kind in result.counts}
-    assert operations >= 200
-    assert faults >= 20
+    for name, least in (("small", 7), ("medium", 25), ("large", 200)):
+        operations = sum(counts.get("operations", 0) for counts in worlds[name])
+        assert operations >= least * len(worlds[name]) > 0
+        assert sum(counts.get("faults", 0) for counts in worlds[name]) >= operations
     assert kinds >= {
         "answer lost", "client killed", "clock stepped", "commit failed", "given up, and arrives",
         "master crashed in a commit", "master frozen", "master killed", "message cut off", "message doubled",

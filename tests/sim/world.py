@@ -26,6 +26,55 @@ class Crash(BaseException):
     """The master's process dies at this very instruction. Not an `Exception`: nothing in the master may catch it."""
 
 
+class Size(Struct, frozen=True, kw_only=True):
+    """How much there is in one world: from one client that does a few things with one worker, to nine parties at work.
+
+    Most defects need few parties and few events in an unlucky order, and of small worlds there are ten for the time of
+    one large one; some need a crowd, a long backlog, or a chain of restarts, so there are large ones too.
+    """
+
+    name: str
+    max_clients: int
+    max_workers: int
+    max_slots: int  # of a worker
+    operations: tuple[int, int]  # at least, at most; fewer if the time is over
+    phase_seconds: tuple[float, float]  # while faults strike
+    # Of those that wait when the faults end: enough that chains of dependants and retries are among them.
+    max_left_jobs: int
+
+
+SIZES = (
+    Size(
+        name="small",
+        max_clients=2,
+        max_workers=2,
+        max_slots=2,
+        operations=(4, 16),
+        phase_seconds=(2.0, 8.0),
+        max_left_jobs=4,
+    ),
+    Size(
+        name="medium",
+        max_clients=3,
+        max_workers=3,
+        max_slots=3,
+        operations=(20, 60),
+        phase_seconds=(5.0, 16.0),
+        max_left_jobs=8,
+    ),
+    Size(
+        name="large",
+        max_clients=3,
+        max_workers=3,
+        max_slots=3,
+        operations=(1000, 1000),
+        phase_seconds=(40.0, 40.0),
+        max_left_jobs=15,
+    ),
+)
+SIZE_WEIGHTS = (85, 13, 2)
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """What one seed may do: drawn once, so that some runs are all crashes and others all lost messages."""
 
@@ -37,7 +86,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     is_instant: bool  # commits are driven by whoever appended, as with the memory store
     workers_survive: bool  # a master's crash; in embedded mode they die with it
     max_clock_step_seconds: float  # with a small one, jobs may name a wall time at which they are due
-    phase_seconds: float = 40.0
+    size: Size
 
 
 class World:
@@ -51,7 +100,7 @@ class World:
         self.wall_offset = 1.7e9
         self.is_calm = False  # phase 2: no fault happens any more
         self.log: list[tuple[float, tuple[object, ...]]] = []
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter({self.plan.size.name: 1})
         self.heap: list[tuple[float, int, bool, Action]] = []
         self._number = 0
         self.depth = 0  # calls that were interrupted by others
@@ -129,4 +178,5 @@ def draw_plan(dice: random.Random) -> Plan:
         is_instant=is_instant,
         workers_survive=dice.random() < 0.75,
         max_clock_step_seconds=dice.choice((10.0, 3600.0)),
+        size=dice.choices(SIZES, SIZE_WEIGHTS)[0],
     )
