@@ -135,14 +135,14 @@ class Run:
         self.world.after(self.world.dice.expovariate(3.0), act)
 
     def _let_fail(self) -> None:
-        """Faults of whole parties, about one a second."""
+        """Faults of whole parties, one or two a second."""
 
         def fail() -> None:
             if not self.world.is_calm:
                 self._fail_once()
                 self._let_fail()
 
-        self.world.after(self.world.dice.expovariate(1.0), fail)
+        self.world.after(self.world.dice.expovariate(self.world.plan.size.troubles_per_second), fail)
 
     def _fail_once(self) -> None:
         world = self.world

@@ -8,6 +8,7 @@ another thread of the master getting the processor at that very point.
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 import zlib
 from collections import Counter
@@ -27,7 +28,7 @@ class Crash(BaseException):
 
 
 class Size(Struct, frozen=True, kw_only=True):
-    """How much there is in one world: from one client that does a few things with one worker, to nine parties at work.
+    """How much there is in one world: from one client that does a few things with one worker, to seven parties at work.
 
     Most defects need few parties and few events in an unlucky order, and of small worlds there are ten for the time of
     one large one; some need a crowd, a long backlog, or a chain of restarts, so there are large ones too.
@@ -39,6 +40,7 @@ class Size(Struct, frozen=True, kw_only=True):
     max_slots: int  # of a worker
     operations: tuple[int, int]  # at least, at most; fewer if the time is over
     phase_seconds: tuple[float, float]  # while faults strike
+    troubles_per_second: float  # of whole parties
     # Of those that wait when the faults end: enough that chains of dependants and retries are among them.
     max_left_jobs: int
 
@@ -51,6 +53,7 @@ SIZES = (
         max_slots=2,
         operations=(4, 16),
         phase_seconds=(2.0, 8.0),
+        troubles_per_second=2.0,
         max_left_jobs=4,
     ),
     Size(
@@ -60,6 +63,7 @@ SIZES = (
         max_slots=3,
         operations=(20, 60),
         phase_seconds=(5.0, 16.0),
+        troubles_per_second=1.5,
         max_left_jobs=8,
     ),
     Size(
@@ -69,10 +73,27 @@ SIZES = (
         max_slots=3,
         operations=(1000, 1000),
         phase_seconds=(40.0, 40.0),
+        troubles_per_second=1.0,
         max_left_jobs=15,
     ),
 )
 SIZE_WEIGHTS = (85, 13, 2)
+
+# How often users submit, and how often they do anything else: see `client.ACTS`, which has the same order.
+SUBMITS = 0.55
+HABITS = (0.15, 0.10, 0.08, 0.06, 0.03, 0.03)
+
+
+class Tastes(Struct, frozen=True, kw_only=True):
+    """What the users of one world are given to: so that in some of them the rare meets the rare, however small they are."""
+
+    special: float  # of jobs: with resources, labels, a key, a delay, an end of their patience, short retention
+    at_most_once: float
+    chunks: float
+    dependants: float
+    keys: int  # that there are
+    gossip: float  # how often another one watches a job that was just submitted
+    habits: tuple[float, ...]  # how often they do what, see `client.ACTS`; the sums up to each
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -87,6 +108,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     workers_survive: bool  # a master's crash; in embedded mode they die with it
     max_clock_step_seconds: float  # with a small one, jobs may name a wall time at which they are due
     size: Size
+    tastes: Tastes
 
 
 class World:
@@ -168,15 +190,31 @@ class World:
 
 def draw_plan(dice: random.Random) -> Plan:
     """Choose what may go wrong in this run."""
-    is_instant = dice.random() < 0.3
+    size = dice.choices(SIZES, SIZE_WEIGHTS)[0]
+    is_dire = dice.random() < 0.15  # the disk: its faults, and a crash upon them
     return Plan(
         fault_rate=dice.choice((0.0, 0.02, 0.05, 0.15)),
-        commit_fault_rate=dice.choice((0.0, 0.01, 0.05)),
-        crash_rate=dice.choice((0.0, 0.005, 0.02)),
+        commit_fault_rate=0.3 if is_dire else dice.choice((0.0, 0.02, 0.06)),
+        crash_rate=0.1 if is_dire else dice.choice((0.0, 0.01, 0.03)),
         max_crashes=dice.randint(1, 4),
         interleave_rate=dice.choice((0.0, 0.1, 0.4)),
-        is_instant=is_instant,
+        is_instant=dice.random() < 0.3,
         workers_survive=dice.random() < 0.75,
         max_clock_step_seconds=dice.choice((10.0, 3600.0)),
-        size=dice.choices(SIZES, SIZE_WEIGHTS)[0],
+        size=size,
+        tastes=_draw_tastes(dice),
+    )
+
+
+def _draw_tastes(dice: random.Random) -> Tastes:
+    # What all did equally often everywhere would never come in a rush, and in small worlds hardly at all.
+    habits = [share * dice.choice((0.3, 1.0, 1.0, 3.0)) for share in HABITS]
+    return Tastes(
+        special=dice.choice((0.1, 0.4, 0.9)),
+        at_most_once=dice.choice((0.05, 0.15, 0.5)),
+        chunks=dice.choice((0.0, 0.25, 0.6)),
+        dependants=dice.choice((0.0, 0.25, 0.6)),
+        keys=dice.choice((1, 4, 30)),
+        gossip=dice.choice((0.2, 0.8)),
+        habits=tuple(itertools.accumulate((SUBMITS, *habits))),
     )
