@@ -233,9 +233,14 @@ class Client:
 
         ask()
 
-    def _cancel(self) -> None:
+    def _cancel_some(self) -> None:
         dice = self._world.dice
         jobs = dice.sample(self._mine, min(len(self._mine), dice.randint(1, 3)))
+        self._cancel(jobs)
+        if dice.random() < 0.4:  # second thoughts, often while the cancelled attempts have still to stop
+            self._world.after(dice.uniform(0.0, 0.3), lambda: self._requeue(jobs[:1]))
+
+    def _cancel(self, jobs: list[JobId]) -> None:
         self._world.note("cancels", *jobs)
         image = self._host.image
         before = {job: stored.run for job in jobs if (stored := image.find(job)) is not None}
@@ -252,12 +257,13 @@ class Client:
                         self._history.fail("tell", f"cancelling {job} is confirmed and is not durable")
 
         self._order("cancel", calls.Cancel(tuple(jobs), 0.0), heard)
-        if dice.random() < 0.4:  # second thoughts, often while the cancelled attempts have still to stop
-            self._world.after(dice.uniform(0.0, 0.3), lambda: self._requeue(jobs[:1]))
 
     def _requeue_some(self) -> None:
         dice = self._world.dice
-        self._requeue(dice.sample(self._mine, min(len(self._mine), dice.randint(1, 2))))
+        jobs = dice.sample(self._mine, min(len(self._mine), dice.randint(1, 2)))
+        self._requeue(jobs)
+        if dice.random() < 0.4:  # and these, perhaps while what depends on the first run still waits to begin
+            self._world.after(dice.uniform(0.0, 0.5), lambda: self._cancel(jobs))
 
     def _requeue(self, jobs: list[JobId]) -> None:
         self._world.note("requeues", *jobs)
@@ -352,7 +358,7 @@ class Client:
 # The order is that of `world.HABITS`, behind submitting.
 ACTS = (
     Client._submit,
-    Client._cancel,
+    Client._cancel_some,
     Client._requeue_some,
     Client._pause,
     Client._watch_any,

@@ -118,11 +118,11 @@ class Network:
         """Call a desk of the master; `heard` gets the answer, what the desk raised, or `MasterUnavailable`."""
         world, rate = self.world, self.world.plan.fault_rate
         trip = Trip(self, caller, call, heard, request)
-        if world.is_calm:
-            world.after(0.001 + 0.019 * world.dice.random(), trip.arrive, is_delivery=True)
-            return trip
         if self.loses(caller, is_answer=False):
             world.after(PATIENCE_SECONDS, trip.give_up)
+            return trip
+        if world.is_calm:
+            world.after(0.001 + 0.019 * world.dice.random(), trip.arrive, is_delivery=True)
             return trip
         delay = self.delay()
         world.after(delay, trip.arrive, is_delivery=True)
@@ -140,10 +140,8 @@ class Network:
         self._cuts[caller.name] = self.world.now + seconds, asking, answering
 
     def loses(self, caller: Caller, *, is_answer: bool) -> bool:
-        """Whether a message is lost."""
+        """Whether a message is lost. A cut, as a sleep, has its time, even if nothing new goes wrong any more."""
         world = self.world
-        if world.is_calm:
-            return False
         cut = self._cuts.get(caller.name)
         if cut is not None and world.now < cut[0] and cut[1 + is_answer]:
             world.fault("message cut off")

@@ -183,7 +183,7 @@ class Run:
         dice = self.world.dice
         parties: list[Caller] = [*self.clients, *self.workers]
         which = dice.randrange(3)
-        seconds = dice.choice((0.5, 3.0, 8.0, 14.0))
+        seconds = dice.choice((0.5, 3.0, 8.0, 14.0, 14.0))
         self.world.fault("network cut")
         for party in dice.sample(parties, dice.randint(1, len(parties))):
             self.network.cut(party, seconds, asking=which != 1, answering=which != 2)

@@ -296,7 +296,7 @@ class Worker:
     def _begin(self, attempt: Attempt) -> None:
         self._running += 1
         self._history.begun(attempt)
-        seconds, report = attempts.play(attempt.lease, self._world.dice)
+        seconds, report = attempts.play(attempt.lease, self._world.dice, self._world.plan.tastes.attempt_seconds)
         if self._world.is_calm:
             seconds *= CALM_HASTE
         elif self._is_broken():

@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from tests.sim.attempts import LONG_SECONDS, SECONDS
+
 Action = Callable[[], None]
 
 
@@ -93,6 +95,7 @@ class Tastes(Struct, frozen=True, kw_only=True):
     dependants: float
     keys: int  # that there are
     gossip: float  # how often another one watches a job that was just submitted
+    attempt_seconds: tuple[float, ...]  # how long attempts take
     habits: tuple[float, ...]  # how often they do what, see `client.ACTS`; the sums up to each
 
 
@@ -215,6 +218,7 @@ def _draw_tastes(dice: random.Random) -> Tastes:
         chunks=dice.choice((0.0, 0.25, 0.6)),
         dependants=dice.choice((0.0, 0.25, 0.6)),
         keys=dice.choice((1, 4, 30)),
+        attempt_seconds=dice.choice((SECONDS, SECONDS, LONG_SECONDS)),
         gossip=dice.choice((0.2, 0.8)),
         habits=tuple(itertools.accumulate((SUBMITS, *habits))),
     )
