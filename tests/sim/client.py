@@ -260,7 +260,9 @@ class Client:
 
     def _requeue_some(self) -> None:
         dice = self._world.dice
-        jobs = dice.sample(self._mine, min(len(self._mine), dice.randint(1, 2)))
+        jobs = list(
+            dict.fromkeys(dice.sample(self._mine, min(len(self._mine), dice.randint(1, 2))))
+        )  # a key's is there twice
         self._requeue(jobs)
         if dice.random() < 0.4:  # and these, perhaps while what depends on the first run still waits to begin
             self._world.after(dice.uniform(0.0, 0.5), lambda: self._cancel(jobs))
@@ -271,7 +273,7 @@ class Client:
         budget = (
             Budget(retries=dice.randint(0, 2), crash_limit=dice.randint(0, 3)) if dice.random() < 0.3 else SAME_BUDGET
         )
-        for job in dict.fromkeys(jobs):
+        for job in jobs:
             self._history.asks_for(job, budget)
 
         def heard(answer: Any) -> None:
@@ -289,7 +291,7 @@ class Client:
             for job in jobs:
                 self._watch(job)
 
-        self._order("requeue", calls.Requeue(tuple(dict.fromkeys(jobs)), budget), heard)
+        self._order("requeue", calls.Requeue(tuple(jobs), budget), heard)
 
     def _watch_any(self) -> None:
         self._watch(self._world.dice.choice(list(self._history.submitted)[-MAX_WATCHABLE:]))
