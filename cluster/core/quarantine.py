@@ -94,6 +94,7 @@ def hear(board: Board, worker: WorkerHeld, running: tuple[JobId, ...], effects: 
         if is_probe and job is not None and job.state is JobState.RUNNING:
             _trust(worker, effects)
             return
+    effects.append(Wake(worker.id))  # a probe may be due that nobody has reported the end of the last one of
 
 
 def _is_suspicious(report: Report) -> bool:
@@ -115,7 +116,7 @@ def _is_guilty(board: Board, suspicion: Suspicion) -> bool:
 def _trust(worker: WorkerHeld, effects: list[Effect]) -> None:
     suspicion, worker.suspicion = worker.suspicion, None
     if suspicion is not None and suspicion.is_quarantined:
-        effects += [Announced(f"worker {worker.id} is well again: its quarantine is lifted"), Wake()]
+        effects += [Announced(f"worker {worker.id} is well again: its quarantine is lifted"), Wake(worker.id)]
 
 
 def _pause(probes: int) -> float:

@@ -25,6 +25,10 @@ all. Unless the store knows that it has not (`StoreUnwritten`), these refusals w
 before it is durable may leave a job behind that its client believes refused, and the next master would run it. Until the
 store is well the board admits nothing.
 
+What nobody waits for urgently, an admission or a lease of a job that starts early, may wait a moment for the outcome that
+goes with it (see `patience`): then a short job's whole round trip costs one write. In a store that takes no time, leases
+wait for whatever is decided next.
+
 Threads. A store that takes no time (`is_instant`) is driven by whoever appended, one at a time; any other has the one
 committer thread. The log belongs to the board's lock. When the process dies, the untold part of the log dies with it.
 """
@@ -33,6 +37,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
@@ -42,6 +47,8 @@ from cluster.core.effects import (
     AttemptFailed,
     Effect,
     Ended,
+    FunctionAdded,
+    GivenBack,
     Leased,
     Rebudgeted,
     Record,
@@ -56,6 +63,7 @@ from cluster.core.effects import (
 )
 from cluster.core.records import JobId, Outcome
 from cluster.errors import StoreError, StoreUnwritten
+from cluster.master.patience import Patience
 from cluster.master.retention import Pruner, Retention
 from cluster.store.port import Store
 
@@ -73,6 +81,8 @@ IDLE_SECONDS = 0.05
 
 # Sets of types and not isinstance: asked for every effect.
 _EARLY = frozenset({TellStop, TellRefused, Announced, Wake})
+_LEASING = frozenset({Leased, GivenBack})
+_PATIENT = _LEASING | {Admitted, FunctionAdded}
 _TELLS = frozenset({TellAccepted, TellAdmitted, TellGranted, TellRefused})
 
 Then = Callable[[], None]
@@ -121,6 +131,10 @@ class Committer:
         # thread that commits: a purge holds it while it waits for its own commit.
         self.pruning = threading.Lock()
         self._is_wanted = threading.Event()
+        self._is_hastened = threading.Event()  # there is something urgent, for a thread that waits with the rest
+        self._patient = _LEASING if store.is_instant else _PATIENT
+        self._patience = Patience()
+        self._is_urgent = False  # guarded by `_lock`: the log has more than what may wait
         self._is_tidy = True  # the store has put nothing off, as far as this thread knows
         self._is_stopping = threading.Event()
         self._failures = 0
@@ -138,6 +152,7 @@ class Committer:
         """Commit what is in the log, once, and stop."""
         self._is_stopping.set()
         self._is_wanted.set()
+        self._is_hastened.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -152,7 +167,7 @@ class Committer:
         if ended:
             self._undurable.update([(outcome.job, outcome) for outcome in ended])
         if late or then is not None:
-            self._log.append((late, then))
+            self._enter(late, then)
         if len(late) == len(effects):
             return []
         return [effect for effect in effects if type(effect) in _EARLY]
@@ -167,15 +182,22 @@ class Committer:
             if type(effect) is Ended:
                 self._undurable[effect.outcome.job] = effect.outcome
         if late or then is not None:
-            self._log.append((late, then))
+            self._enter(late, then)
         return early
+
+    def _enter(self, late: list[Effect], then: Then | None) -> None:
+        self._log.append((late, then))
+        if then is not None or not self._patient.issuperset(map(type, late)):
+            self._is_urgent = True
 
     def kick(self) -> None:
         """Have the log written: by the committer thread, or right here. The lock is not held."""
         if self._thread is not None:
             if not self._is_wanted.is_set():
                 self._is_wanted.set()
-        else:
+            if self._is_urgent and not self._is_hastened.is_set():
+                self._is_hastened.set()
+        elif self._is_urgent or not self._store.is_instant:
             self.drive()
 
     def drive(self) -> None:
@@ -192,9 +214,14 @@ class Committer:
     def prune_soon(self) -> None:
         """Drop what is past its retention, with the next group."""
         self._is_prune_due = True
+        self._ask_for_group()
+        self.kick()
+
+    def _ask_for_group(self) -> None:
+        """Have a group written although there may be nothing in it."""
         with self._lock:
             self._log.append(([], None))
-        self.kick()
+            self._is_urgent = True
 
     def undurable(self, job: JobId) -> Outcome | None:
         """The outcome of a job whose commit is still to come."""
@@ -214,11 +241,22 @@ class Committer:
                 continue
             self._is_tidy = False
             self._is_wanted.clear()
+            if self._log and not self._failures:
+                self._wait_for_more()
             try:
                 self.drive()
             except Exception:
                 # A defect must not leave a master that looks alive and acknowledges nothing.
                 LOG.exception("committer: unexpected error; going on")
+
+    def _wait_for_more(self) -> None:
+        """Give a short job the time to end, if that has lately been worth it and nothing else is in the log."""
+        self._is_hastened.clear()  # before the look: whoever enters something urgent after it sets it again
+        if self._is_urgent:
+            return
+        seconds = self._patience.seconds()
+        if seconds:
+            self._patience.note_wait(was_worth_it=self._is_hastened.wait(seconds))
 
     def _tidy(self) -> None:
         """Let the store work off what it has put off, piece by piece, until there is a commit again."""
@@ -240,11 +278,14 @@ class Committer:
                     break
             group = self._log[:count]
             del self._log[:count]
+            self._is_urgent = self._is_urgent and bool(self._log)
         told = [effect for effects, _ in group for effect in effects]
         records = [cast("Record", effect) for effect in told if type(effect) not in _TELLS]
         try:
             if records:
+                started = time.perf_counter()
                 self._store.commit(records)
+                self._patience.note_commit(time.perf_counter() - started)
         except StoreError as error:
             self._give_back(group, error)
             return False
@@ -296,8 +337,7 @@ class Committer:
         if is_unfinished and not self._is_stopping.is_set():
             # As a group of its own: what has gathered meanwhile is committed first.
             self._is_prune_due = True
-            with self._lock:
-                self._log.append(([], None))
+            self._ask_for_group()
 
     def _give_back(self, group: list[tuple[list[Effect], Then | None]], error: StoreError) -> None:
         """The store failed: undo undurable admissions, and put the rest back at the head of the log."""
@@ -308,6 +348,7 @@ class Committer:
             )
         with self._lock:
             self._log[:0] = group
+            self._is_urgent = True
             admitted = [effect for effects, _ in self._log for effect in effects if isinstance(effect, Admitted)]
             gone = frozenset(effect.seq for effect in admitted)
             names = frozenset(effect.spec.id for effect in admitted)

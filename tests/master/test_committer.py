@@ -137,16 +137,16 @@ def failed(seq: int) -> AttemptFailed:
 def test_what_needs_no_commit_comes_back_at_once_and_the_rest_goes_to_the_log(bench: Bench) -> None:
     stop, refused = TellStop("w#1", Stop(1, Ending.CANCELLED)), TellRefused(1, "9", "refused", "no")
 
-    early = bench.append(stop, admitted(1), Wake(), refused)
+    early = bench.append(stop, admitted(1), Wake("w#1"), refused)
 
-    assert early == [stop, Wake(), refused]
+    assert early == [stop, Wake("w#1"), refused]
     bench.committer.drive()
     assert bench.store.groups == [[admitted(1)]]
     assert bench.listener.durable == [admitted(1)]
 
 
 def test_a_decision_without_anything_to_write_or_tell_leaves_no_trace(bench: Bench) -> None:
-    bench.append(Wake())
+    bench.append(Wake("w#1"))
 
     bench.committer.drive()
 
@@ -397,6 +397,97 @@ def test_the_committer_s_thread_writes_what_was_kicked(running: Bench) -> None:
     assert running.store.records == [admitted(1)]
 
 
+class Waits:
+    """Stands where `Patience` does: a commit that may wait does so until it is hastened."""
+
+    def __init__(self) -> None:
+        self.is_asked = threading.Event()
+        self.worth: list[bool] = []
+        self.time = DEADLINE_SECONDS
+
+    def seconds(self) -> float:
+        self.is_asked.set()
+        return self.time
+
+    def note_commit(self, seconds: float) -> None:
+        assert seconds >= 0.0
+
+    def note_wait(self, *, was_worth_it: bool) -> None:
+        self.worth.append(was_worth_it)
+
+
+@pytest.fixture
+def waits(running: Bench, monkeypatch: pytest.MonkeyPatch) -> Waits:
+    patience = Waits()
+    monkeypatch.setattr(running.committer, "_patience", patience)
+    return patience
+
+
+def test_an_admission_and_its_lease_wait_for_the_outcome_and_are_one_write_with_it(
+    running: Bench, waits: Waits
+) -> None:
+    running.append(admitted(1))
+    running.committer.kick()
+    assert waits.is_asked.wait(DEADLINE_SECONDS)
+    running.append(leased(1))
+    running.committer.kick()
+
+    durable = running.commit(ended(1))
+
+    assert durable.wait(DEADLINE_SECONDS)
+    assert running.store.groups == [[admitted(1), leased(1), ended(1)]]
+    assert waits.worth == [True]
+
+
+def test_an_admission_for_which_nothing_comes_is_written_when_the_wait_is_over(running: Bench, waits: Waits) -> None:
+    waits.time = 0.001
+    running.store.is_reached.clear()
+    running.append(admitted(1))
+    running.committer.kick()
+
+    assert running.store.is_reached.wait(DEADLINE_SECONDS)
+    assert waits.worth == [False]
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [
+        (admitted(1), TellAdmitted("1")),  # the job may not start before
+        (leased(1), TellGranted("w#1", 101)),
+        (ended(1),),
+        (Undone(1),),
+    ],
+)
+def test_what_somebody_waits_for_is_written_at_once(running: Bench, waits: Waits, effects: tuple[Effect, ...]) -> None:
+    running.append(*effects)
+    running.committer.kick()
+
+    assert running.store.is_reached.wait(DEADLINE_SECONDS)
+    assert not waits.is_asked.is_set()
+
+
+def test_a_stop_ends_the_wait(running: Bench, waits: Waits) -> None:
+    running.append(admitted(1))
+    running.committer.kick()
+    assert waits.is_asked.wait(DEADLINE_SECONDS)
+
+    running.committer.stop()
+
+    assert running.store.records == [admitted(1)]
+
+
+def test_in_a_store_that_takes_no_time_a_lease_waits_for_what_is_decided_next() -> None:
+    bench = Bench(HandStore(is_instant=True))
+    bench.append(leased(1))
+    bench.committer.kick()
+    assert bench.store.groups == []
+
+    bench.append(ended(1))
+    bench.committer.kick()
+
+    assert bench.store.groups == [[leased(1), ended(1)]]
+
+
 def test_while_one_group_is_written_the_next_one_gathers(running: Bench) -> None:
     running.store.gate.clear()
     running.commit(admitted(1))
@@ -640,9 +731,9 @@ def test_while_a_refusal_waits_the_rest_is_told_apart_as_ever(bench: Bench) -> N
     assert bench.committer.is_condemned("1")
 
     refused = TellRefused(1, "1", "store", "disk full")
-    told = [bench.append(Wake()), bench.append(refused, ended(2), Wake())]
+    told = [bench.append(Wake("w#1")), bench.append(refused, ended(2), Wake("w#1"))]
 
-    assert told == [[Wake()], [Wake()]]
+    assert told == [[Wake("w#1")], [Wake("w#1")]]
     outcome = bench.committer.undurable("2")
     assert outcome is not None
     assert outcome.job == "2"
