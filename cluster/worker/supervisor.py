@@ -8,9 +8,10 @@
                                         └───────────────┘
 
 A turn: take in everything that children and nursery have said; do what is due (`watch`); tell the desk, in one call of
-each kind (`outbox`); ask it for as much as the slots have room for; deal that out. While every child has many short jobs
-before it, the next turn waits a moment, so that results gather. It runs no user code and unpickles nothing. The board in the master is the authority on every lease; this thread is the authority on which child has which
-job. All state below belongs to this thread; other threads set flags and ring the eventfd, and read counters.
+each kind (`outbox`); look at the lease, once in a while; ask for as much as the slots have room for; deal that out. While
+every child has many short jobs before it, the next turn waits a moment, so that results gather. It runs no user code and
+unpickles nothing. The board in the master is the authority on every lease; this thread is the authority on which child has
+which job. All state below belongs to this thread; other threads set flags and ring the eventfd, and read counters.
 
 Who dies, and what follows:
 - a child: `deaths`; its job is blamed exactly, its slot filled again.
@@ -242,9 +243,11 @@ class Supervisor:
         if now >= self._check_at and self._nursery_at == NEVER:
             self._check_at = watch.check(slots, now)
         self._outbox.flush(self._desk, self._id)
-        self._take_work(now)
+        # Before anything begins: if this process has slept, the lease may be over, and what was taken back from a child
+        # that died or is late would begin anew under it.
         if now >= self._heartbeat_at:
             self._beat(now)
+        self._take_work(now)
         if self._is_draining:
             self._check_drained()
         elif (pause := slots.slack()) > 0.0:

@@ -21,11 +21,12 @@ ODDS: dict[str, tuple[float, float]] = {  # of raising (or timing out), of crash
 ERROR = "builtins.ValueError"
 # Some outlast any heartbeat's timeout.
 SECONDS = (0.02, 0.02, 0.05, 0.05, 0.2, 0.2, 0.2, 0.2, 1.0, 1.0, 4.0, 4.0, 20.0)
+LONG_SECONDS = (0.05, 0.2, 1.0, 4.0, 20.0, 20.0)
 
 
-def play(lease: Lease, dice: random.Random) -> tuple[float, Report]:
+def play(lease: Lease, dice: random.Random, lengths: tuple[float, ...]) -> tuple[float, Report]:
     """How long the attempt takes, and what its worker reports."""
-    seconds = dice.choice(SECONDS)
+    seconds = dice.choice(lengths)
     nature = chr(lease.args[0])
     if lease.ranges:
         return seconds, _chunk(lease, nature, dice)

@@ -32,9 +32,9 @@ SHORT_RETENTION_SECONDS = 3.0
 
 def draw(name: str, earlier: list[JobId], world: World) -> JobSpec:
     """A job by chance."""
-    dice = world.dice
-    is_at_most_once = dice.random() < 0.15
-    is_special = dice.random() < 0.4
+    dice, tastes = world.dice, world.plan.tastes
+    is_at_most_once = dice.random() < tastes.at_most_once
+    is_special = dice.random() < tastes.special
     options = Options(
         name=name,
         queue=QUEUES[dice.random() < 0.2],
@@ -49,12 +49,12 @@ def draw(name: str, earlier: list[JobId], world: World) -> JobSpec:
     )
     after = (
         tuple(dict.fromkeys(dice.choices(earlier[-8:], k=dice.randint(1, 2))))
-        if earlier and dice.random() < 0.25
+        if earlier and dice.random() < tastes.dependants
         else ()
     )
     inputs = after if after and dice.random() < 0.5 else ()
     nature = dice.choice("gggggrrccbkm")
-    key = f"K{dice.randint(1, 30)}" if is_special and dice.random() < 0.15 else ""
+    key = f"K{dice.randint(1, tastes.keys)}" if is_special and dice.random() < 0.15 else ""
     if key:
         return JobSpec(f"key-{key}", FUNCTIONS[0].digest, nature.encode() + key.encode(), Options(), key=key)
     is_steady = world.plan.max_clock_step_seconds < 60.0
@@ -69,5 +69,5 @@ def draw(name: str, earlier: list[JobId], world: World) -> JobSpec:
         delay=dice.uniform(0.1, 6.0) if due < 0.2 else 0.0,
         at=world.wall() + dice.uniform(-1.0, 5.0) if 0.2 <= due < 0.3 and is_steady else None,
         expires=dice.uniform(0.0, 8.0) if due > 0.8 and is_special else None,
-        items=(1 if is_at_most_once else dice.randint(1, 5)) if dice.random() < 0.25 else 0,
+        items=(1 if is_at_most_once else dice.randint(1, 5)) if dice.random() < tastes.chunks else 0,
     )

@@ -71,6 +71,7 @@ class Client:
         self._fibers: list[Fiber] = []
         self._unsent: deque[list[JobSpec]] = deque()
         self.peers: list[Client] = [self]  # who may be told of its jobs by their ids
+        self._to_tell: dict[JobId, Client] = {}  # as soon as they are sent
         self._own: set[JobId] = set()  # what this process has submitted
         self.boot()
 
@@ -99,6 +100,7 @@ class Client:
         self.waits.clear()
         self._unsent.clear()
         self._own.clear()
+        self._to_tell.clear()
         self.boot()
         for job in self._mine[-5:]:
             self._watch(job)
@@ -147,27 +149,9 @@ class Client:
 
     def act(self) -> None:
         """One thing that users do."""
-        dice = self._world.dice
-        what = dice.random()
-        if what < 0.55 or not self._mine:
-            self._submit()
-        elif what < 0.70:
-            jobs = dice.sample(self._mine, min(len(self._mine), dice.randint(1, 3)))
-            self._cancel(jobs)
-            if dice.random() < 0.4:  # second thoughts, often while the cancelled attempts have still to stop
-                self._world.after(dice.uniform(0.0, 0.3), lambda: self._requeue(jobs[:1]))
-        elif what < 0.80:
-            self._requeue(dice.sample(self._mine, min(len(self._mine), dice.randint(1, 2))))
-        elif what < 0.88:
-            self._pause(dice.choice(catalogue.QUEUES))
-        elif what < 0.94:
-            everyone_s = list(self._history.submitted)
-            self._watch(dice.choice(everyone_s[-MAX_WATCHABLE:]))
-        elif what < 0.97:
-            self._inquire(dice.choice(self._mine))
-        else:
-            self._world.fault("session broken")
-            self.break_off()
+        world = self._world
+        act = world.dice.choices(ACTS, cum_weights=world.plan.tastes.habits)[0]
+        (act if self._mine else Client._submit)(self)
 
     def hear_of(self, job: JobId) -> None:
         """Watch a job that another one has just submitted, and which may not be there yet."""
@@ -195,9 +179,17 @@ class Client:
         self._history.submits(specs)
         self._unsent.append(specs)
         self._send()
-        if self._world.dice.random() < 0.15:
-            peer = self._world.dice.choice(self.peers)
-            self._world.after(self._world.dice.uniform(0.0, 0.1), lambda: peer.hear_of(specs[0].id))
+        if self._world.dice.random() < self._world.plan.tastes.gossip:
+            self._gossip(specs[0].id)
+
+    def _gossip(self, job: JobId) -> None:
+        """Tell another one of a new job: when it may not be there yet, or when it is there, and not durable yet."""
+        dice = self._world.dice
+        peer = dice.choice([each for each in self.peers if each is not self] or self.peers)
+        if dice.random() < 0.5:
+            self._world.after(dice.uniform(0.0, 0.06), lambda: peer.hear_of(job))
+        else:
+            self._to_tell[job] = peer
 
     def _send(self) -> None:
         """The sender's thread: one batch after the other."""
@@ -206,11 +198,14 @@ class Client:
             specs = self._unsent.popleft()
             used = {spec.function for spec in specs}
             functions = [blob for blob in catalogue.FUNCTIONS if blob.digest in used]
-            sender.start(self._conversation.submitting(specs, functions), self._sent)
+            sender.start(self._conversation.submitting(specs, functions), lambda result: self._sent(specs, result))
 
-    def _sent(self, result: Any) -> None:
+    def _sent(self, specs: list[JobSpec], result: Any) -> None:
         if isinstance(result, Exception):
             self._history.fail("exception", f"submitting raised {result!r}")
+        for spec in specs:
+            if (peer := self._to_tell.pop(spec.id, None)) is not None:
+                peer.hear_of(spec.id)
         self._send()
 
     def _order(self, method: str, said: Struct, heard: Callable[[Any], None] | None = None) -> None:
@@ -238,6 +233,13 @@ class Client:
 
         ask()
 
+    def _cancel_some(self) -> None:
+        dice = self._world.dice
+        jobs = dice.sample(self._mine, min(len(self._mine), dice.randint(1, 3)))
+        self._cancel(jobs)
+        if dice.random() < 0.4:  # second thoughts, often while the cancelled attempts have still to stop
+            self._world.after(dice.uniform(0.0, 0.3), lambda: self._requeue(jobs[:1]))
+
     def _cancel(self, jobs: list[JobId]) -> None:
         self._world.note("cancels", *jobs)
         image = self._host.image
@@ -256,13 +258,22 @@ class Client:
 
         self._order("cancel", calls.Cancel(tuple(jobs), 0.0), heard)
 
+    def _requeue_some(self) -> None:
+        dice = self._world.dice
+        jobs = list(
+            dict.fromkeys(dice.sample(self._mine, min(len(self._mine), dice.randint(1, 2))))
+        )  # a key's is there twice
+        self._requeue(jobs)
+        if dice.random() < 0.4:  # and these, perhaps while what depends on the first run still waits to begin
+            self._world.after(dice.uniform(0.0, 0.5), lambda: self._cancel(jobs))
+
     def _requeue(self, jobs: list[JobId]) -> None:
         self._world.note("requeues", *jobs)
         dice, image = self._world.dice, self._host.image
         budget = (
             Budget(retries=dice.randint(0, 2), crash_limit=dice.randint(0, 3)) if dice.random() < 0.3 else SAME_BUDGET
         )
-        for job in dict.fromkeys(jobs):
+        for job in jobs:
             self._history.asks_for(job, budget)
 
         def heard(answer: Any) -> None:
@@ -280,7 +291,10 @@ class Client:
             for job in jobs:
                 self._watch(job)
 
-        self._order("requeue", calls.Requeue(tuple(dict.fromkeys(jobs)), budget), heard)
+        self._order("requeue", calls.Requeue(tuple(jobs), budget), heard)
+
+    def _watch_any(self) -> None:
+        self._watch(self._world.dice.choice(list(self._history.submitted)[-MAX_WATCHABLE:]))
 
     def _watch(self, job: JobId) -> None:
         self.waits.setdefault(job)
@@ -308,9 +322,9 @@ class Client:
 
         again()
 
-    def _inquire(self, job: JobId) -> None:
+    def _inquire(self) -> None:
         """Every question must have an answer at any moment, and a listing shows what is durable."""
-        image = self._host.image
+        image, job = self._host.image, self._world.dice.choice(self._mine)
 
         def listed(page: Any) -> None:
             if isinstance(page, Exception):
@@ -325,7 +339,8 @@ class Client:
         self._order("stats", calls.Nothing())
         self._order("workers", calls.Nothing())
 
-    def _pause(self, queue: str) -> None:
+    def _pause(self) -> None:
+        queue = self._world.dice.choice(catalogue.QUEUES)
         self._world.note("pauses", queue)
         image = self._host.image
         before = image.switched[queue]
@@ -336,3 +351,19 @@ class Client:
 
         self._order("pause", calls.QueueArgs(queue), heard)
         self._world.after(self._world.dice.uniform(0.5, 5.0), lambda: self._order("resume", calls.QueueArgs(queue)))
+
+    def _lose_connection(self) -> None:
+        self._world.fault("session broken")
+        self.break_off()
+
+
+# The order is that of `world.HABITS`, behind submitting.
+ACTS = (
+    Client._submit,
+    Client._cancel_some,
+    Client._requeue_some,
+    Client._pause,
+    Client._watch_any,
+    Client._inquire,
+    Client._lose_connection,
+)

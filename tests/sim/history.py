@@ -29,6 +29,7 @@ from cluster.core.records import (
     WorkerId,
 )
 from cluster.core.states import JobState
+from cluster.wire.calls import Tell
 from cluster.wire.messages import Poll, Refusal
 from tests.sim.image import Image
 from tests.sim.world import Violation, World
@@ -156,6 +157,8 @@ class History:
                 continue  # of a key that several use it may be refused to one and taken from another
             if refusal.job in self.accepted:
                 self.fail("lost", f"{refusal.job} was acknowledged and is refused: {refusal.reason}")
+            if self._image.has(refusal.job):
+                self.fail("refused", f"{refusal.job} is refused and is in the store, for the next master to find")
             self.refused[refusal.job] = self.mark()
             self._refusals.append(refusal.job)
 
@@ -247,6 +250,14 @@ class History:
         """A worker is going to say this, for the audit of budgets."""
         self._world.note("reports", report.fence & 0xFFFF, report.ending.name)
         self._image.reports[report.fence] = report
+
+    def takes(self, said: Tell) -> None:
+        """A worker hears that the master has what it said: the store must not hold those leases any more."""
+        for fence in (*(report.fence for report in said.reports), *said.given_back):
+            job = self._handed[fence].lease.job
+            stored = self._image.find(job)
+            if stored is not None and stored.fence == fence:
+                self.fail("tell", f"the end of lease {fence} of {job} is taken and is not durable")
 
     def over(self, attempt: Attempt) -> None:
         """An attempt runs no more."""

@@ -11,6 +11,7 @@ parked here, and answered when it has come to what it waits for. One that comes 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from cluster.wire.messages import Poll
 from cluster.wire.peer import Peer
 from tests.sim import invariants
 from tests.sim.image import Image
-from tests.sim.world import World
+from tests.sim.world import Violation, World
 
 if TYPE_CHECKING:
     from tests.sim.history import History
@@ -43,7 +44,7 @@ INTERVAL_SECONDS = 2.0  # of heartbeats
 BEAT_SECONDS = TIMEOUT_SECONDS / 4
 # Decisions between two looks at the whole board, or twice as many as it has jobs: what a look costs grows with them,
 # and so it stays a small part of what the decisions cost.
-CHECK_EVERY = 40
+CHECK_EVERY = 12
 # Ticks: nothing that is overdue, or has no timer, gets one later, so it is found then all the same.
 CHECK_TIMERS_EVERY = 4
 PEER = Peer(1, Role.CLIENT, "there")
@@ -186,11 +187,16 @@ class Host:
             case _, "register", calls.Register():
                 trip.answer(self._register(said))
             case _, "tell", calls.Tell():
-                if not self._served.take(said, lambda: trip.answer(None)):
-                    trip.answer(None)
+                if not self._served.take(said, lambda: self._take(trip, said)):
+                    self._take(trip, said)
                 self._look_parked(said.worker)
             case _:
                 trip.answer(getattr(self._served, trip.method)(WORKER, said))
+
+    def _take(self, trip: Trip, said: calls.Tell) -> None:
+        """A worker hears that what it said is taken, and forgets it."""
+        self._history.takes(said)
+        trip.answer(None)
 
     def _put(self, session: str) -> None:
         """Something was told to a session: whoever listens there hears it, and others may come in between."""
@@ -369,6 +375,19 @@ class Host:
     def check(self) -> None:
         """The board agrees with itself and, once all is committed, with the image."""
         invariants.check_board(self.master.board)
+        self._check_resources()
         committer = self.master.committer
         if not committer._log and not committer._driving.locked():
             invariants.check_agreement(self.master.board, self.image)
+
+    def _check_resources(self) -> None:
+        """What is free and what is leased is what each worker has said that it has."""
+        for worker in self.master.board.workers.values():
+            box = self.master.mailboxes.get(worker.id)
+            if box is None:
+                continue  # known by the leases of an earlier master's only, until it comes back
+            there = Counter(worker.free)
+            for lease in worker.leases.values():
+                there.update(dict(lease.job.spec.options.resources))
+            if there != Counter(dict(box.hello.resources)):
+                raise Violation(f"board: {worker.id} has {box.hello.resources}, free and leased are {dict(there)}")

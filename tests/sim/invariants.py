@@ -78,6 +78,7 @@ def check_agreement(board: Board, store: Store) -> None:
             ours == theirs,
             f"job {name} is (seq, run, attempts, failures, crashes, outgrown, fence) {ours} on the board, {theirs} in the store",
         )
+        _require(record.spec.options == job.spec.options, f"job {name} has other options in the store")
         if job.chunk is not None and record.progress:
             _require(
                 decode_progress(record.progress) == job.chunk, f"the progress of chunk {name} differs in the store"

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # What a caller's proxy has, of patience, before it says that the master can't be reached.
 PATIENCE_SECONDS = 1.0
-GONE = MasterUnavailable("there was no answer")
 
 Heard = Callable[[Any], None]  # what the desk answered, or the error that it raised
 
@@ -95,7 +94,7 @@ class Trip:
 
     def give_up(self) -> None:
         """Say that there will be no answer, even if there is one yet."""
-        self._answer = GONE
+        self._answer = MasterUnavailable("there was no answer")  # its own: one for all would keep every frame it passed
         self._caller.resume(self._hear)
 
     def _hear(self) -> None:
@@ -119,11 +118,11 @@ class Network:
         """Call a desk of the master; `heard` gets the answer, what the desk raised, or `MasterUnavailable`."""
         world, rate = self.world, self.world.plan.fault_rate
         trip = Trip(self, caller, call, heard, request)
-        if world.is_calm:
-            world.after(0.001 + 0.019 * world.dice.random(), trip.arrive, is_delivery=True)
-            return trip
         if self.loses(caller, is_answer=False):
             world.after(PATIENCE_SECONDS, trip.give_up)
+            return trip
+        if world.is_calm:
+            world.after(0.001 + 0.019 * world.dice.random(), trip.arrive, is_delivery=True)
             return trip
         delay = self.delay()
         world.after(delay, trip.arrive, is_delivery=True)
@@ -141,10 +140,8 @@ class Network:
         self._cuts[caller.name] = self.world.now + seconds, asking, answering
 
     def loses(self, caller: Caller, *, is_answer: bool) -> bool:
-        """Whether a message is lost."""
+        """Whether a message is lost. A cut, as a sleep, has its time, even if nothing new goes wrong any more."""
         world = self.world
-        if world.is_calm:
-            return False
         cut = self._cuts.get(caller.name)
         if cut is not None and world.now < cut[0] and cut[1 + is_answer]:
             world.fault("message cut off")

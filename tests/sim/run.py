@@ -27,8 +27,6 @@ from tests.sim.world import Crash, Violation, World
 # After the last fault: the longest chain of retries, each as slow as can be, on slots that many jobs share.
 MAX_CALM_SECONDS = 600.0
 CALM_LOOK_SECONDS = 1.0
-# Of those that wait when the faults end; enough that chains of dependants and of retries are among them.
-MAX_LEFT_JOBS = 15
 RUNS_PER_SWEEP = 32
 LOG = logging.getLogger("cluster")
 
@@ -66,13 +64,16 @@ class Run:
         self.history = History(self.world, self.image)
         self.host = Host(self.world, self.image, self.history)
         self.network = network = Network(self.world, self.host)
-        dice = self.world.dice
+        dice, size = self.world.dice, self.world.plan.size
         self.workers = [
-            Worker(self.world, network, self.host, self.history, self._hello(n)) for n in range(dice.randint(1, 3))
+            Worker(self.world, network, self.host, self.history, self._hello(n))
+            for n in range(dice.randint(1, size.max_workers))
         ]
         self.clients = [
-            Client(self.world, network, self.host, self.history, chr(97 + n)) for n in range(dice.randint(1, 3))
+            Client(self.world, network, self.host, self.history, chr(97 + n))
+            for n in range(dice.randint(1, size.max_clients))
         ]
+        self._left_operations = dice.randint(*size.operations)
         for client in self.clients:
             client.peers = self.clients
         self._is_cleared = False
@@ -82,7 +83,7 @@ class Run:
         # The first worker can run everything, so that nothing waits for ever.
         has_all = n == 0
         return Hello(
-            worker="", name=f"w{n}", host="host", pid=1, slots=self.world.dice.randint(1, 3),
+            worker="", name=f"w{n}", host="host", pid=1, slots=self.world.dice.randint(1, self.world.plan.size.max_slots),
             resources=(("gpu", self.world.dice.randint(1, 2)),) if has_all else (),
             memory_room=2 if has_all else 1, memory_most=2 if has_all else 1,
             labels=catalogue.LABELS if has_all or self.world.dice.random() < 0.5 else (),
@@ -97,7 +98,7 @@ class Run:
         for client in self.clients:
             self._let_act(client)
         self._let_fail()
-        self._go_on(until=world.now + world.plan.phase_seconds)
+        self._go_on(until=world.now + world.dice.uniform(*world.plan.size.phase_seconds))
         self._calm_down()
         deadline = world.now + MAX_CALM_SECONDS
         while not self._is_over():
@@ -125,7 +126,8 @@ class Run:
 
     def _let_act(self, client: Client) -> None:
         def act() -> None:
-            if not self.world.is_calm:
+            if self._left_operations and not self.world.is_calm:
+                self._left_operations -= 1
                 self.world.counts["operations"] += 1
                 client.act()
                 self._let_act(client)
@@ -133,14 +135,14 @@ class Run:
         self.world.after(self.world.dice.expovariate(3.0), act)
 
     def _let_fail(self) -> None:
-        """Faults of whole parties, about one a second."""
+        """Faults of whole parties, one or two a second."""
 
         def fail() -> None:
             if not self.world.is_calm:
                 self._fail_once()
                 self._let_fail()
 
-        self.world.after(self.world.dice.expovariate(1.0), fail)
+        self.world.after(self.world.dice.expovariate(self.world.plan.size.troubles_per_second), fail)
 
     def _fail_once(self) -> None:
         world = self.world
@@ -181,7 +183,7 @@ class Run:
         dice = self.world.dice
         parties: list[Caller] = [*self.clients, *self.workers]
         which = dice.randrange(3)
-        seconds = dice.choice((0.5, 3.0, 8.0, 14.0))
+        seconds = dice.choice((0.5, 3.0, 8.0, 14.0, 14.0))
         self.world.fault("network cut")
         for party in dice.sample(parties, dice.randint(1, len(parties))):
             self.network.cut(party, seconds, asking=which != 1, answering=which != 2)
@@ -196,7 +198,7 @@ class Run:
         """An operator cancels the most of what still waits: it would be run by the hundred, with nothing to go wrong."""
         board = self.host.master.board
         waiting = [name for name, job in board.jobs.items() if not job.fence and not job.is_terminal]
-        chosen = tuple(waiting[MAX_LEFT_JOBS:])
+        chosen = tuple(waiting[self.world.plan.size.max_left_jobs :])
         self.world.note("cleared", len(chosen))
         try:
             self.host.jobs.cancel(PEER, calls.Cancel(chosen, 0.0))

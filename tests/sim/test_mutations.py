@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sim.mutations import MUTATIONS, ROOT, Mutation, hunt, mutate
+from tests.sim.mutations import MUTATIONS, ROOT, TIMEOUT_SECONDS, Mutation, hunt, mutate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.timeout(TIMEOUT_SECONDS + 60)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_the_simulator_finds_it_when(mutation: Mutation) -> None:
     found = hunt(mutation)

@@ -1,21 +1,27 @@
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.sim.__main__ import report
 from tests.sim.run import Result, run
+from tests.sim.world import SIZES, Size, draw_plan
 
-BLOCK = 50
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLOCK = 100
 # A pass of the suite tries other seeds each time; a failure names its seed, which replays it.
 FRESH = random.SystemRandom().randrange(1 << 30)
 
 
-@pytest.mark.parametrize("first", [*range(0, 200, BLOCK), *range(FRESH, FRESH + 200, BLOCK)])
+@pytest.mark.parametrize("first", [*range(0, 400, BLOCK), *range(FRESH, FRESH + 400, BLOCK)])
 def test_every_promise_is_kept_whatever_goes_wrong(first: int) -> None:
     failures = [
         f"seed {result.seed}: {result.failure}\n{result.tail}\nreplay: python -m tests.sim --seed {result.seed} -v"
@@ -46,14 +52,20 @@ def test_a_replay_does_not_depend_on_the_order_of_hashes() -> None:
     assert told[0].stdout == told[1].stdout
 
 
-def test_a_run_is_eventful() -> None:
-    results = [run(seed) for seed in range(50)]
+def seeds_of(size: Size) -> Iterator[int]:
+    return (seed for seed in itertools.count() if draw_plan(random.Random(seed)).size is size)
 
-    operations = sum(result.counts["operations"] for result in results) / len(results)
-    faults = sum(result.counts["faults"] for result in results) / len(results)
-    kinds = {kind for result in results for kind in result.counts}
-    assert operations >= 200
-    assert faults >= 20
+
+def test_worlds_of_every_size_are_eventful() -> None:
+    kinds: set[str] = set()
+
+    for size, worlds, least in zip(SIZES, (200, 30, 10), (7, 25, 200), strict=True):
+        results = [run(seed) for seed in itertools.islice(seeds_of(size), worlds)]
+
+        operations = sum(result.counts.get("operations", 0) for result in results)
+        assert operations >= least * worlds
+        assert sum(result.counts.get("faults", 0) for result in results) >= operations
+        kinds.update(kind for result in results for kind in result.counts)
     assert kinds >= {
         "answer lost", "client killed", "clock stepped", "commit failed", "given up, and arrives",
         "master crashed in a commit", "master frozen", "master killed", "message cut off", "message doubled",

@@ -7,7 +7,8 @@ network: registration, heartbeats, credit, marks, adoption after a master's deat
 Embedded, it is the master's own, and dies with it.
 
 What this owes the master, as the real supervisor does: once the desk says `Refused` everything that runs is killed before
-anything else, and nothing begins in between; before it leaves it has reported what it began and must not begin again.
+anything else, and nothing begins in between; when it wakes from a sleep it looks at its lease before it begins anything;
+before it leaves it has reported what it began and must not begin again.
 """
 
 from __future__ import annotations
@@ -295,7 +296,7 @@ class Worker:
     def _begin(self, attempt: Attempt) -> None:
         self._running += 1
         self._history.begun(attempt)
-        seconds, report = attempts.play(attempt.lease, self._world.dice)
+        seconds, report = attempts.play(attempt.lease, self._world.dice, self._world.plan.tastes.attempt_seconds)
         if self._world.is_calm:
             seconds *= CALM_HASTE
         elif self._is_broken():

@@ -8,12 +8,15 @@ another thread of the master getting the processor at that very point.
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 import zlib
 from collections import Counter
 from collections.abc import Callable
 
 from msgspec import Struct
+
+from tests.sim.attempts import LONG_SECONDS, SECONDS
 
 Action = Callable[[], None]
 
@@ -24,6 +27,76 @@ class Violation(AssertionError):
 
 class Crash(BaseException):
     """The master's process dies at this very instruction. Not an `Exception`: nothing in the master may catch it."""
+
+
+class Size(Struct, frozen=True, kw_only=True):
+    """How much there is in one world: from one client that does a few things with one worker, to seven parties at work.
+
+    Most defects need few parties and few events in an unlucky order, and of small worlds there are ten for the time of
+    one large one; some need a crowd, a long backlog, or a chain of restarts, so there are large ones too.
+    """
+
+    name: str
+    max_clients: int
+    max_workers: int
+    max_slots: int  # of a worker
+    operations: tuple[int, int]  # at least, at most; fewer if the time is over
+    phase_seconds: tuple[float, float]  # while faults strike
+    troubles_per_second: float  # of whole parties
+    # Of those that wait when the faults end: enough that chains of dependants and retries are among them.
+    max_left_jobs: int
+
+
+SIZES = (
+    Size(
+        name="small",
+        max_clients=2,
+        max_workers=2,
+        max_slots=2,
+        operations=(4, 16),
+        phase_seconds=(2.0, 8.0),
+        troubles_per_second=2.0,
+        max_left_jobs=4,
+    ),
+    Size(
+        name="medium",
+        max_clients=3,
+        max_workers=3,
+        max_slots=3,
+        operations=(20, 60),
+        phase_seconds=(5.0, 16.0),
+        troubles_per_second=1.5,
+        max_left_jobs=8,
+    ),
+    Size(
+        name="large",
+        max_clients=3,
+        max_workers=3,
+        max_slots=3,
+        operations=(1000, 1000),
+        phase_seconds=(40.0, 40.0),
+        troubles_per_second=1.0,
+        max_left_jobs=15,
+    ),
+)
+SIZE_WEIGHTS = (85, 13, 2)
+
+# How often users submit, and how often they do anything else: see `client.ACTS`, which has the same order.
+SUBMITS = 0.55
+HABITS = (0.15, 0.10, 0.08, 0.06, 0.03, 0.03)
+
+
+class Tastes(Struct, frozen=True, kw_only=True):
+    """What the users of one world are given to: so that in some of them the rare meets the rare, however small they are."""
+
+    special: float  # of jobs: with resources, labels, a key, a delay, an end of their patience, short retention
+    at_most_once: float
+    chunks: float
+    dependants: float
+    keys: int  # that there are
+    gossip: float  # how often another one watches a job that was just submitted
+    attempt_seconds: tuple[float, ...]  # how long attempts take
+    habits: tuple[float, ...]  # how often they do what, see `client.ACTS`; the sums up to each
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -37,7 +110,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     is_instant: bool  # commits are driven by whoever appended, as with the memory store
     workers_survive: bool  # a master's crash; in embedded mode they die with it
     max_clock_step_seconds: float  # with a small one, jobs may name a wall time at which they are due
-    phase_seconds: float = 40.0
+    size: Size
+    tastes: Tastes
 
 
 class World:
@@ -51,7 +125,7 @@ class World:
         self.wall_offset = 1.7e9
         self.is_calm = False  # phase 2: no fault happens any more
         self.log: list[tuple[float, tuple[object, ...]]] = []
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter({self.plan.size.name: 1})
         self.heap: list[tuple[float, int, bool, Action]] = []
         self._number = 0
         self.depth = 0  # calls that were interrupted by others
@@ -119,14 +193,32 @@ class World:
 
 def draw_plan(dice: random.Random) -> Plan:
     """Choose what may go wrong in this run."""
-    is_instant = dice.random() < 0.3
+    size = dice.choices(SIZES, SIZE_WEIGHTS)[0]
+    is_dire = dice.random() < 0.15  # the disk: its faults, and a crash upon them
     return Plan(
         fault_rate=dice.choice((0.0, 0.02, 0.05, 0.15)),
-        commit_fault_rate=dice.choice((0.0, 0.01, 0.05)),
-        crash_rate=dice.choice((0.0, 0.005, 0.02)),
+        commit_fault_rate=0.3 if is_dire else dice.choice((0.0, 0.02, 0.06)),
+        crash_rate=0.1 if is_dire else dice.choice((0.0, 0.01, 0.03)),
         max_crashes=dice.randint(1, 4),
         interleave_rate=dice.choice((0.0, 0.1, 0.4)),
-        is_instant=is_instant,
+        is_instant=dice.random() < 0.3,
         workers_survive=dice.random() < 0.75,
         max_clock_step_seconds=dice.choice((10.0, 3600.0)),
+        size=size,
+        tastes=_draw_tastes(dice),
+    )
+
+
+def _draw_tastes(dice: random.Random) -> Tastes:
+    # What all did equally often everywhere would never come in a rush, and in small worlds hardly at all.
+    habits = [share * dice.choice((0.3, 1.0, 1.0, 3.0)) for share in HABITS]
+    return Tastes(
+        special=dice.choice((0.1, 0.4, 0.9)),
+        at_most_once=dice.choice((0.05, 0.15, 0.5)),
+        chunks=dice.choice((0.0, 0.25, 0.6)),
+        dependants=dice.choice((0.0, 0.25, 0.6)),
+        keys=dice.choice((1, 4, 30)),
+        attempt_seconds=dice.choice((SECONDS, SECONDS, LONG_SECONDS)),
+        gossip=dice.choice((0.2, 0.8)),
+        habits=tuple(itertools.accumulate((SUBMITS, *habits))),
     )

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
-from cluster.core.records import Ending, Report, WorkerId
+from cluster.core.records import Digest, Ending, FunctionBlob, Report, WorkerId
 from cluster.errors import Refused
 from cluster.wire.messages import Health, Poll
 from cluster.worker.config import WorkerConfig
@@ -172,6 +173,53 @@ def test_what_runs_is_killed_when_no_heartbeat_is_accepted_for_a_lease(
         gate.release()
         assert desk.result_of(fence) == second
     assert "no heartbeat was accepted" in caplog.text
+
+
+class OversleptDesk(RecordingDesk):
+    """The worker's process sleeps while it reports, and when it wakes its leases are over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sleep: Callable[[], None] | None = None
+        self.fetched: list[Digest] = []
+
+    def report(self, worker: WorkerId, reports: Sequence[Report]) -> None:
+        super().report(worker, reports)
+        if self.sleep is not None:
+            self.sleep()
+            self.sleep = None
+            self.refuses = True
+
+    def heartbeat(self, worker: WorkerId, health: Health) -> None:
+        if self.refuses:
+            self.refuses = False
+            self._known.clear()
+        super().heartbeat(worker, health)
+
+    def fetch_function(self, digest: Digest) -> FunctionBlob:
+        self.fetched.append(digest)
+        return super().fetch_function(digest)
+
+
+def test_nothing_begins_after_a_sleep_before_the_lease_was_looked_at(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    desk = OversleptDesk()
+    with a_worker(slots=1, desk=desk, heartbeat_interval_seconds=1000.0) as (_, supervisor):
+        ended = desk.put(gate.pass_through)
+        gate.wait_entered()
+        taken_back = desk.lease(abs, cloudpickle.dumps(((-1,), {}), protocol=5))
+
+        def sleep() -> None:
+            supervisor._heartbeat_at = 0.0  # long ago
+            # As from behind a job that turned out long, or of a child that died.
+            supervisor._slots.put_back([taken_back])
+
+        desk.sleep = sleep
+        gate.release()
+
+        desk.wait(lambda: len(desk.hellos) == 2, "a new registration")
+        assert ended in desk.reports
+        assert taken_back.function not in desk.fetched
 
 
 class ClumsyDesk(RecordingDesk):
