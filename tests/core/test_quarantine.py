@@ -8,9 +8,21 @@ from msgspec import structs
 from cluster.core import events, quarantine
 from cluster.core.effects import Announced, Effect
 from cluster.core.explain import explain
-from cluster.core.quarantine import FIRST_PROBE_SECONDS, MAX_PROBE_SECONDS, MIN_JOBS, QUICK_SECONDS
+from cluster.core.quarantine import FIRST_PROBE_SECONDS, MAX_PROBE_SECONDS, MIN_JOBS, MIN_TASKS, QUICK_SECONDS
 from cluster.core.records import Ending, Fence, FunctionBlob, JobSpec, Options, Report, RetryRule
-from tests.core.builders import WORKER, Scene, every, failure, function, moment, spec, success
+from tests.core.builders import (
+    WORKER,
+    Scene,
+    bad,
+    chunk_report,
+    done,
+    every,
+    failure,
+    function,
+    moment,
+    spec,
+    success,
+)
 
 OTHER = "other#1"
 # Given up at once after a crash, out of the way for long after anything else, and not at-most-once.
@@ -107,6 +119,44 @@ def test_so_is_one_that_fails_different_tasks_while_another_does_well() -> None:
     for _ in range(MIN_JOBS):
         story.do_well(OTHER, function("another"))
     story.report(failure(story.take(spec(options=ONCE), function("one more")), Ending.CRASHED))
+
+    assert story.is_quarantined
+
+
+@pytest.mark.parametrize("kinds", [MIN_TASKS - 1, MIN_TASKS])
+def test_it_takes_so_many_different_tasks_to_blame_the_worker(kinds: int) -> None:
+    story = Story()
+    story.fail_jobs(1)
+    for _ in range(MIN_JOBS):
+        story.do_well(OTHER, function("another"))
+
+    for number in range(MIN_JOBS - 1):
+        task = function(f"t{number % (kinds - 1)}")  # and the one before
+        story.report(failure(story.take(spec(options=ONCE), task), Ending.CRASHED))
+
+    assert story.is_quarantined == (kinds == MIN_TASKS)
+
+
+def test_what_others_did_well_before_the_suspicion_began_is_no_evidence() -> None:
+    story = Story()
+    for _ in range(MIN_JOBS):
+        story.do_well(OTHER, function("another"))
+
+    for number in range(MIN_JOBS):
+        story.report(failure(story.take(spec(options=ONCE), function(f"t{number}")), Ending.CRASHED))
+
+    assert not story.is_quarantined
+
+
+def test_a_job_that_runs_on_a_worker_under_suspicion_does_not_clear_it() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    story.fail_jobs(MIN_JOBS - 1)
+    story.take(spec("long"))
+    for at in (1.0, 2.0):
+        story.tell(events.Heartbeat(WORKER, ("long",)), at)
+
+    story.fail_jobs(1)
 
     assert story.is_quarantined
 
@@ -345,8 +395,6 @@ def test_it_stays_quarantined_when_it_registers_again_and_is_another_when_it_is_
 
 
 def test_of_a_chunk_one_item_that_went_well_shows_that_the_host_is() -> None:
-    from tests.core.builders import bad, chunk_report, done
-
     story = Story()
     story.do_well(WORKER)
     for _ in range(MIN_JOBS):
@@ -355,6 +403,16 @@ def test_of_a_chunk_one_item_that_went_well_shows_that_the_host_is() -> None:
         story.report(report)
 
     assert not story.is_quarantined
+
+
+def test_a_chunk_of_which_every_item_failed_speaks_against_the_host() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    for _ in range(MIN_JOBS):
+        fence = story.take(spec(options=ONCE, items=2))
+        story.report(chunk_report(fence, bad(0, Ending.CRASHED), bad(1, Ending.CRASHED)))
+
+    assert story.is_quarantined
 
 
 def test_a_job_that_waits_for_a_quarantined_worker_says_so() -> None:

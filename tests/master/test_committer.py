@@ -186,6 +186,16 @@ def test_a_group_is_bounded_and_decisions_are_never_split(bench: Bench) -> None:
     assert [len(group) for group in bench.store.groups] == [2 * half, 2 * half]
 
 
+def test_a_group_that_is_just_full_takes_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_GROUP_EFFECTS", 2)
+    for first in (1, 3):
+        bench.append(admitted(first), admitted(first + 1))
+
+    bench.committer.drive()
+
+    assert [len(group) for group in bench.store.groups] == [2, 2]
+
+
 def test_a_group_of_tells_alone_needs_no_commit(bench: Bench) -> None:
     bench.append(TellAccepted(1, "1"))
 
@@ -317,6 +327,7 @@ def test_what_a_store_should_not_raise_is_a_failed_commit_too(bench: Bench, capl
     bench.store.failures.append(ZeroDivisionError("a defect"))
 
     bench.committer.drive()
+    assert bench.store.groups == [], "it is left alone for a while"
     bench.committer.drive()
 
     assert bench.listener.undone == [(["1"], "unexpected ZeroDivisionError('a defect')")]
@@ -329,7 +340,9 @@ def test_failing_and_healing_are_logged_once_each(bench: Bench, caplog: pytest.L
     bench.append(ended(9))
     bench.store.failures += [FULL, FULL]
 
-    for _ in range(3):
+    bench.committer.drive()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    for _ in range(2):
         bench.committer.drive()
 
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
@@ -510,6 +523,55 @@ def test_the_committer_s_thread_tries_again_by_itself(running: Bench) -> None:
     assert running.store.records == [ended(9)]
 
 
+def test_it_tries_again_ever_more_slowly_up_to_a_limit(bench: Bench) -> None:
+    class Naps(threading.Event):
+        """Its stop, for which it waits between two tries: here time passes at once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seconds: list[float | None] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.seconds.append(timeout)
+            return self.is_set()
+
+    naps = bench.committer._is_stopping = Naps()
+    bench.store.failures += [FULL] * 8
+    bench.committer.start()
+
+    durable = bench.commit(ended(9))
+
+    assert durable.wait(DEADLINE_SECONDS)
+    assert naps.seconds == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+class Asked(threading.Event):
+    """The event that wakes the committer's thread; tells how long each wait for it was to be at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        return super().wait(timeout)
+
+
+def test_as_long_as_nothing_was_committed_it_sleeps_until_it_is_wanted(bench: Bench) -> None:
+    asked = bench.committer._is_wanted = Asked()
+    bench.committer.start()
+
+    assert bench.commit(admitted(1)).wait(DEADLINE_SECONDS)
+    assert asked.seconds[0] is None
+
+
+def test_its_thread_can_be_told_from_others_and_keeps_no_process_alive(running: Bench) -> None:
+    thread = running.committer._thread
+
+    assert thread is not None
+    assert (thread.name, thread.daemon) == ("cluster-committer", True)
+
+
 def test_an_error_while_telling_does_not_end_the_committer_s_thread(
     running: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -553,6 +615,15 @@ def test_stop_writes_what_is_left_and_may_be_called_twice(running: Bench) -> Non
     assert running.store.records == [admitted(1)]
     assert thread is not None
     assert not thread.is_alive()
+
+
+def test_what_is_decided_after_the_stop_is_written_by_whoever_decided_it(running: Bench) -> None:
+    running.committer.stop()
+
+    durable = running.commit(admitted(1))
+
+    assert durable.is_set()
+    assert running.store.records == [admitted(1)]
 
 
 def test_stop_writes_what_is_left_though_nothing_was_started(bench: Bench) -> None:
@@ -646,11 +717,23 @@ def test_what_comes_while_the_driver_is_leaving_is_written_by_it() -> None:
 
 def test_a_store_in_memory_is_pruned_after_so_many_ended_jobs(bench: Bench) -> None:
     bench.store.is_instant = True
-    bench.append(*(ended(seq) for seq in range(PRUNE_AFTER_ENDED - 1)))
-    bench.committer.drive()
-    assert bench.store.pruned == []
+    for times in range(3):
+        bench.append(*(ended(seq) for seq in range(PRUNE_AFTER_ENDED - 1)))
+        bench.committer.drive()
+        assert bench.store.pruned == [WALL] * times
 
-    bench.append(ended(PRUNE_AFTER_ENDED))
+        bench.append(ended(PRUNE_AFTER_ENDED))
+        bench.committer.drive()
+
+        assert bench.store.pruned == [WALL] * (times + 1)
+
+
+def test_while_a_purge_looks_at_ended_jobs_pruning_waits_for_a_later_group(bench: Bench) -> None:
+    with bench.committer.pruning:
+        bench.committer.prune_soon()
+        assert bench.store.pruned == []
+
+    bench.append(admitted(1))
     bench.committer.drive()
 
     assert bench.store.pruned == [WALL]
@@ -667,6 +750,7 @@ def test_a_store_on_a_disk_waits_for_the_timekeeper_to_be_pruned(bench: Bench) -
 def test_an_idle_committer_lets_the_store_tidy_up_until_there_is_nothing_left(bench: Bench) -> None:
     left = [True, True, False]
     is_tidy = threading.Event()
+    asked = bench.committer._is_wanted = Asked()
 
     def tidy() -> bool:
         more = left.pop(0)
@@ -682,12 +766,14 @@ def test_an_idle_committer_lets_the_store_tidy_up_until_there_is_nothing_left(be
     assert is_tidy.wait(DEADLINE_SECONDS)
     bench.committer.stop()
     assert left == []
+    assert asked.seconds[:3] == [None, module.IDLE_SECONDS, None]
 
 
 def test_a_store_that_fails_to_tidy_up_is_asked_again_after_the_next_commit(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = threading.Semaphore(0)
+    wanted = bench.committer._is_wanted = Asked()
 
     def tidy() -> bool:
         asked.release()
@@ -704,6 +790,7 @@ def test_a_store_that_fails_to_tidy_up_is_asked_again_after_the_next_commit(
 
     assert asked.acquire(timeout=DEADLINE_SECONDS)
     bench.committer.stop()
+    assert wanted.seconds[:4] == [None, module.IDLE_SECONDS, None, module.IDLE_SECONDS]
     assert "tidying failed and is tried again later: no room" in caplog.text
 
 
@@ -731,12 +818,15 @@ def test_while_a_refusal_waits_the_rest_is_told_apart_as_ever(bench: Bench) -> N
     assert bench.committer.is_condemned("1")
 
     refused = TellRefused(1, "1", "store", "disk full")
-    told = [bench.append(Wake()), bench.append(refused, ended(2), Wake())]
+    durable = threading.Event()
+    told = [bench.append(Wake()), bench.append(refused, ended(2), Wake()), bench.append(then=durable.set)]
 
-    assert told == [[Wake()], [Wake()]]
+    assert told == [[Wake()], [Wake()], []]
     outcome = bench.committer.undurable("2")
     assert outcome is not None
     assert outcome.job == "2"
+    assert not durable.is_set()
     bench.committer.drive()
+    assert durable.is_set()
     assert bench.listener.durable[-2:] == [refused, ended(2)]
     assert not bench.committer.is_condemned("1")
