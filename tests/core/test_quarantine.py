@@ -424,3 +424,17 @@ def test_a_job_that_waits_for_a_quarantined_worker_says_so() -> None:
 
     assert "every worker that fits is quarantined: jobs failed there at once, the last one because it crashed" in said
     assert "the next in 0.5 s" in said
+
+
+def test_of_several_quarantined_workers_the_one_that_is_tried_next_is_named() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    story.fail_jobs()
+    for _ in range(MIN_JOBS):
+        fence = story.take(spec(options=ONCE), name=OTHER)
+        story.report(failure(fence, Ending.ENVIRONMENT), at=2.0, name=OTHER)
+    story.put(spec("a"))
+
+    said = explain(story.board, "a", moment(0.5))
+
+    assert "the last one because it crashed; one job at a time is tried, the next in 0.5 s" in said

@@ -19,6 +19,7 @@ from cluster.core.effects import (
     TellStop,
     Wake,
 )
+from cluster.core.explain import explain
 from cluster.core.handlers import Board, Settings
 from cluster.core.records import Ending, JobId, Options, RetryRule
 from cluster.core.restore import restore
@@ -384,3 +385,17 @@ def test_a_job_requeued_before_its_end_is_durable_needs_its_arguments_once() -> 
 
     assert not scene.board.needs_result("first")
     assert not scene.board.inputs_needed
+
+
+def test_a_worker_that_is_known_by_its_leases_has_what_they_held_and_no_more() -> None:
+    scene = StoredScene()
+    scene.register(resources=(("gpu", 1),))
+    fence = scene.lease(spec("a", Options(resources=(("gpu", 1),))))
+    scene.submit(spec("large", Options(resources=(("gpu", 2),))), spec("small", Options(resources=(("gpu", 1),))))
+    scene.restart(grace_seconds=10.0)
+    assert "no registered worker offers gpu=2" in explain(scene.board, "large", moment())
+    assert "waits for a free slot" in explain(scene.board, "small", moment())
+
+    scene.report(success(fence))
+
+    assert [scene.describe(fence).job for fence in scene.poll(9)] == ["small"]
