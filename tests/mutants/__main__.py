@@ -120,16 +120,14 @@ class Judge:
         crew.finish()
 
     def _try_imports(self, numbers: Sequence[int]) -> None:
-        """Those that must be imported: first with the tests of the module alone, since to collect all takes seconds."""
+        """Those that must be imported: first with the module's own tests alone, since to collect all takes seconds."""
         self._say(f"{len(numbers)} mutants at import")
         passed: list[int] = []
         crew = Crew(self._places, lambda number, status: passed.append(number) if status == SURVIVED else None)
         for number in numbers:
-            own = own_tests(self._chosen[number].path)
-            if Path(ROOT, own).exists():
-                crew.put(number, partial(self._try_import, self._chosen[number], [own]))
-            else:
-                passed.append(number)
+            own = ROOT / own_tests(self._chosen[number].path)
+            first = own if own.exists() else own.parent  # its room's, if it has none
+            crew.put(number, partial(self._try_import, self._chosen[number], [str(first.relative_to(ROOT))]))
         crew.finish()
         crew = Crew(self._places, self._note)
         for number in sorted(passed):
