@@ -198,7 +198,7 @@ def _of_expression(node: ast.expr) -> Iterator[str]:
             yield f"({ast.unparse(_changed(node, op=_COMPUTED[type(op)]()))})"
         case ast.Constant(value=bool(value)):
             yield repr(not value)
-        case ast.Constant(value=int(value) | float(value)):
+        case ast.Constant(value=int(value) | float(value)) if value + 1 != value:
             yield repr(value + 1)
         case ast.Call():
             yield from _of_call(node)
