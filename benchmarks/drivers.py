@@ -135,6 +135,11 @@ def driver_of(contender: Contender, scratch: Path) -> Iterator[Driver]:
 
             with LokyExecutor(WORKERS) as executor:
                 yield ExecutorDriver(executor)
+        case Side.BARE | Side.BARE_SQLITE:
+            from benchmarks.bare import bare_driver
+
+            with bare_driver(scratch / "bare.db" if contender.side is Side.BARE_SQLITE else None) as driver:
+                yield driver
         case Side.DASK | Side.RAY | Side.CELERY | Side.HYPERQUEUE:
             from benchmarks.peers.drivers import peer_driver
 

@@ -35,6 +35,8 @@ class Side(StrEnum):
     SQLITE = "cluster, SQLite"
     TCP = "cluster, TCP, SQLite"  # a master and two workers as processes of their own
     TLS = "cluster, TCP+TLS, SQLite"
+    BARE = "bare shape"  # without any promise: what the machine allows
+    BARE_SQLITE = "bare shape, SQLite"
     EXECUTOR = "ProcessPoolExecutor"
     POOL = "multiprocessing.Pool"
     LOKY = "joblib/loky"
@@ -74,6 +76,8 @@ CONTENDERS = (
     Contender(Side.TLS),
     Contender(Side.LOKY),
 )
+# What has no start of its own, and no map.
+BARE = (Contender(Side.BARE), Contender(Side.BARE_SQLITE))
 COLD_CONTENDERS = (
     # Those over TCP are started long before they are used.
     *(one for one in CONTENDERS if one.side not in {Side.TCP, Side.TLS}),
@@ -98,7 +102,7 @@ def contenders_of(workload: Workload, extras: tuple[Side, ...] = ()) -> tuple[Co
         return COLD_CONTENDERS
     if workload is Workload.MAP:  # of the extras none has a map that takes plain items to chunks of its own choice
         return CONTENDERS
-    return (*CONTENDERS, *map(Contender, extras))
+    return (*CONTENDERS, *BARE, *map(Contender, extras))
 
 
 @dataclass(frozen=True, slots=True)
