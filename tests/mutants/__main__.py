@@ -122,17 +122,26 @@ class Judge:
     def _try_imports(self, numbers: Sequence[int]) -> None:
         """Those that must be imported: first with the module's own tests alone, since to collect all takes seconds."""
         self._say(f"{len(numbers)} mutants at import")
+        for path in sorted({self._chosen[number].path for number in numbers}):
+            faultless = Mutant(path, 1, 1, "", "", "", (ROOT / path).read_text())
+            if in_fork(partial(self._try_import, faultless, self._first_tests(path))) != SURVIVED:
+                sys.exit(f"imported without a fault, {path} does not pass its tests")
         passed: list[int] = []
         crew = Crew(self._places, lambda number, status: passed.append(number) if status == SURVIVED else None)
         for number in numbers:
-            own = ROOT / own_tests(self._chosen[number].path)
-            first = own if own.exists() else own.parent  # its room's, if it has none
-            crew.put(number, partial(self._try_import, self._chosen[number], [str(first.relative_to(ROOT))]))
+            mutant = self._chosen[number]
+            crew.put(number, partial(self._try_import, mutant, self._first_tests(mutant.path)))
         crew.finish()
         crew = Crew(self._places, self._note)
         for number in sorted(passed):
             crew.put(number, partial(self._try_import, self._chosen[number], self._tests))
         crew.finish()
+
+    def _first_tests(self, path: str) -> Sequence[str]:
+        if self._tests is not SUITE:
+            return self._tests
+        own = ROOT / own_tests(path)
+        return [str((own if own.exists() else own.parent).relative_to(ROOT))]  # its room's, if it has none
 
     def _try_import(self, mutant: Mutant, tests: Sequence[str], patience: Patience) -> int:
         rehearsal = Rehearsal(self._rehearsal_file)
