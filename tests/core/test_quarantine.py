@@ -343,6 +343,17 @@ def test_a_probe_that_is_seen_to_run_lifts_it_before_it_ends() -> None:
     assert not story.is_quarantined
 
 
+def test_a_job_that_runs_elsewhere_is_no_probe_whatever_the_worker_says() -> None:
+    story = quarantined()
+    (fence,) = story.poll(name=OTHER)
+    name = story.board.leases[fence].job.spec.id
+    story.tell(events.Heartbeat(OTHER, (name,)), 0.5)
+
+    story.tell(events.Heartbeat(WORKER, (name, "unheard of")), 0.6)
+
+    assert story.is_quarantined
+
+
 def test_what_it_held_before_neither_counts_as_a_probe_nor_keeps_it_from_one() -> None:
     story = Story()
     story.do_well(OTHER)

@@ -298,3 +298,17 @@ def test_a_lost_worker_s_stopped_attempt_hides_none_behind_it() -> None:
     assert not scene.board.leases
     assert [one.job for one in every(AttemptFailed, effects)] == ["b"]
     assert only(AttemptFailed, effects).certificate.started == moment().wall
+
+
+def test_what_a_worker_offers_no_more_it_has_not_though_it_holds_some_of_it() -> None:
+    scene = Scene()
+    gpu = Options(resources=(("gpu", 1),))
+    scene.register(resources=(("gpu", 1),))
+    fence = scene.lease(spec("a", gpu))
+    # Not by way of the scene, which would rightly say that it is overdrawn: no sane worker does this.
+    scene.board.handle(events.Register(WORKER, held=(fence,)), moment())
+    scene.board.handle(events.Reported(WORKER, (success(fence),)), moment())
+
+    scene.submit(spec("b", gpu))
+
+    assert scene.poll() == []

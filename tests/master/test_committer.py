@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -416,6 +417,7 @@ class Waits:
     def __init__(self) -> None:
         self.is_asked = threading.Event()
         self.worth: list[bool] = []
+        self.commits: list[float] = []  # seconds of each
         self.time = DEADLINE_SECONDS
 
     def seconds(self) -> float:
@@ -423,7 +425,7 @@ class Waits:
         return self.time
 
     def note_commit(self, seconds: float) -> None:
-        assert seconds >= 0.0
+        self.commits.append(seconds)
 
     def note_wait(self, *, was_worth_it: bool) -> None:
         self.worth.append(was_worth_it)
@@ -450,6 +452,23 @@ def test_an_admission_and_its_lease_wait_for_the_outcome_and_are_one_write_with_
     assert durable.wait(DEADLINE_SECONDS)
     assert running.store.groups == [[admitted(1), leased(1), ended(1)]]
     assert waits.worth == [True]
+
+
+def test_what_was_urgent_before_does_not_hasten_what_may_wait(running: Bench, waits: Waits) -> None:
+    began = time.perf_counter()
+    assert running.commit(ended(9)).wait(DEADLINE_SECONDS)
+    running.append(admitted(1))
+    running.committer.kick()
+    assert waits.is_asked.wait(DEADLINE_SECONDS)
+    running.append(leased(1))
+    running.committer.kick()
+    assert not running.committer._is_hastened.is_set()
+
+    assert running.commit(ended(1)).wait(DEADLINE_SECONDS)
+
+    assert running.store.groups == [[ended(9)], [admitted(1), leased(1), ended(1)]]
+    assert len(waits.commits) == 2
+    assert all(0.0 <= seconds <= time.perf_counter() - began for seconds in waits.commits)
 
 
 def test_an_admission_for_which_nothing_comes_is_written_when_the_wait_is_over(running: Bench, waits: Waits) -> None:
@@ -642,6 +661,17 @@ def test_stop_does_not_wait_for_a_store_that_stays_broken(running: Bench) -> Non
 
     assert running.store.records == []
     assert running.listener.durable == []
+
+
+def test_an_instant_store_that_failed_is_tried_again_at_the_next_kick() -> None:
+    bench = Bench(HandStore(is_instant=True))
+    bench.store.failures.append(FULL)
+    durable = bench.commit(ended(9))
+    assert not durable.is_set()
+
+    bench.committer.kick()
+
+    assert durable.is_set()
 
 
 def test_an_instant_store_may_be_driven_by_several_threads_at_once() -> None:
