@@ -1,6 +1,6 @@
 """`python -m benchmarks [--quick] [--repeat N] [--all] [--peers ...] [--json FILE] [--markdown] [--plot] [workload ...]`.
 
-`python -m benchmarks profile --side ...` is another measurement: see `profile.py`.
+`python -m benchmarks profile --side ...` and `... trip --side ...` are other measurements: see `profile.py` and `trip.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.profile import main as profile
 
         return profile(given[1:])
+    if given[:1] == ["trip"]:
+        from benchmarks.trip import main as trip
+
+        return trip(given[1:])
     options = parser().parse_args(given)
     if options.plot:
         from benchmarks.plot import require_matplotlib

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from benchmarks.fresh import PROJECT, environment
-from benchmarks.profiled import SAMPLE_VARIABLE, SOCKET_VARIABLE
+from benchmarks.profiled import MARK_VARIABLE, SAMPLE_VARIABLE, SOCKET_VARIABLE
 from benchmarks.watch import ask
 
 STOP_SECONDS = 30.0
@@ -26,13 +26,13 @@ LOCAL = "tcp://127.0.0.1:0"
 class Part:
     """One process of a cluster."""
 
-    def __init__(self, folder: Path, name: str, *, is_sampled: bool, arguments: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, name: str, *, extras: tuple[str, ...], arguments: tuple[str, ...]) -> None:
         """Start `cluster ...`; returns once it is ready. Raises `RuntimeError` with its last words if it never is."""
         # A path of a socket may have some hundred bytes only, and a restarted part needs another one.
         self._socket = folder / f"{name}{len(list(folder.glob(name + '*.log')))}.sock"
         log = folder / f"{self._socket.stem}.log"
         reading, writing = os.pipe()
-        watching = {SOCKET_VARIABLE: str(self._socket)} | ({SAMPLE_VARIABLE: "1"} if is_sampled else {})
+        watching = {SOCKET_VARIABLE: str(self._socket)} | dict.fromkeys(extras, "1")
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*(sys.executable, "-m", "benchmarks.profiled", "cluster"), *arguments, "--ready-fd", str(writing)],
@@ -86,11 +86,11 @@ class Part:
 class Lab:
     """A folder with a store and keys, and the processes that live on it."""
 
-    def __init__(self, folder: Path, *, store: str = "sqlite:///jobs.db", is_sampled: bool = False) -> None:
+    def __init__(self, folder: Path, *, store: str = "sqlite:///jobs.db", extras: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.address = LOCAL
         self._store = store
-        self._is_sampled = is_sampled
+        self._extras = extras
         self._parts: list[Part] = []
 
     def master(self) -> Part:
@@ -118,15 +118,18 @@ class Lab:
             part.end()
 
     def _start(self, name: str, arguments: tuple[str, ...]) -> Part:
-        part = Part(self.folder, name, is_sampled=self._is_sampled, arguments=arguments)
+        part = Part(self.folder, name, extras=self._extras, arguments=arguments)
         self._parts.append(part)
         return part
 
 
 @contextlib.contextmanager
-def lab(folder: Path, *, store: str = "sqlite:///jobs.db", is_sampled: bool = False) -> Iterator[Lab]:
+def lab(
+    folder: Path, *, store: str = "sqlite:///jobs.db", is_sampled: bool = False, is_marked: bool = False
+) -> Iterator[Lab]:
     """A lab whose processes are gone at the end."""
-    made = Lab(folder, store=store, is_sampled=is_sampled)
+    extras = (SAMPLE_VARIABLE,) * is_sampled + (MARK_VARIABLE,) * is_marked
+    made = Lab(folder, store=store, extras=extras)
     try:
         yield made
     finally:

@@ -1,6 +1,6 @@
 """`python -m benchmarks.profiled MODULE [ARGUMENT ...]`: as `python -m MODULE ...`, and it can be asked what it did.
 
-Where to ask, and whether to sample, the environment says. The kit knows nothing of this.
+Where to ask, and whether to sample or to mark milestones, the environment says. The kit knows nothing of this.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import runpy
 import sys
 from pathlib import Path
 
+from benchmarks import milestones
 from benchmarks.watch import Watch
 
 SOCKET_VARIABLE = "BENCHMARK_WATCH"
 SAMPLE_VARIABLE = "BENCHMARK_SAMPLE"
+MARK_VARIABLE = "BENCHMARK_MARK"
 
 
 def package_folder() -> str:
@@ -30,6 +32,8 @@ def main() -> None:
     watch.start_timing_the_collector()
     if os.environ.get(SAMPLE_VARIABLE):
         watch.start_sampling()
+    if os.environ.get(MARK_VARIABLE):
+        milestones.install(watch.marks)
     watch.answer_at(os.environ[SOCKET_VARIABLE])
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

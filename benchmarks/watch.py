@@ -43,6 +43,7 @@ class Watch:
         self._last: dict[int, int] = {}  # a thread's cpu time at the last look
         self._samples = 0
         self._pauses: dict[int, list[float]] = defaultdict(list)  # seconds, by generation
+        self.marks: list[tuple[str, int]] = []  # see `milestones`; whoever makes them appends
         self._began = 0.0
         self._own = 0
         self._cpu_began = time.process_time()
@@ -76,6 +77,7 @@ class Watch:
             self._spent.clear()
             self._samples = 0
             self._pauses.clear()
+            self.marks.clear()
             self._cpu_began = time.process_time()
 
     def read(self) -> dict[str, Any]:
@@ -84,6 +86,7 @@ class Watch:
             return {
                 "rooms": {room: spent / 1e9 for room, spent in self._spent.items()},
                 "samples": self._samples,
+                "marks": list(self.marks),
                 "cpu": time.process_time() - self._cpu_began,
                 "pauses": {str(generation): list(seconds) for generation, seconds in self._pauses.items()},
             }
