@@ -110,6 +110,16 @@ def test_so_is_one_whose_tasks_worked_in_its_own_earlier_life() -> None:
     assert story.is_quarantined
 
 
+def test_what_worked_elsewhere_is_known_still_when_that_worker_has_registered_again() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    story.register(OTHER, held=())
+
+    story.fail_jobs()
+
+    assert story.is_quarantined
+
+
 def test_so_is_one_that_fails_different_tasks_while_another_does_well() -> None:
     story = Story()
     for number in range(MIN_JOBS):

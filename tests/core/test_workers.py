@@ -312,3 +312,14 @@ def test_what_a_worker_offers_no_more_it_has_not_though_it_holds_some_of_it() ->
     scene.submit(spec("b", gpu))
 
     assert scene.poll() == []
+
+
+def test_a_master_that_slept_for_more_than_half_a_timeout_gives_everyone_a_whole_one() -> None:
+    scene = Scene()
+    scene.register()
+    scene.tick(0.0)
+
+    scene.tick(6.0)
+    scene.tick(10.5)
+
+    assert scene.board.workers[WORKER].deadline == moment(16.0).mono
