@@ -109,7 +109,7 @@ def test_many_that_are_meant_are_not_rebuilt_for_each_new_one() -> None:
     for one in jobs:
         timers.add(one.expires_mono, Timer.EXPIRE, one)
 
-    assert timers._rebuild_at == 2 * MIN_REBUILD_ENTRIES
+    assert timers._rebuild_at == 2 * 4096
     assert [one for _, one in due(timers, float("inf"))] == jobs
 
 

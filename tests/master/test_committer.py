@@ -187,14 +187,13 @@ def test_a_group_is_bounded_and_decisions_are_never_split(bench: Bench) -> None:
     assert [len(group) for group in bench.store.groups] == [2 * half, 2 * half]
 
 
-def test_a_group_that_is_just_full_takes_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_GROUP_EFFECTS", 2)
-    for first in (1, 3):
-        bench.append(admitted(first), admitted(first + 1))
+def test_a_group_that_is_just_full_takes_no_more(bench: Bench) -> None:
+    for first in range(0, 4 * 2048, 2048):
+        bench.append(*(admitted(seq) for seq in range(first, first + 2048)))
 
     bench.committer.drive()
 
-    assert [len(group) for group in bench.store.groups] == [2, 2]
+    assert [len(group) for group in bench.store.groups] == [4096, 4096]
 
 
 def test_a_group_of_tells_alone_needs_no_commit(bench: Bench) -> None:
@@ -748,7 +747,7 @@ def test_what_comes_while_the_driver_is_leaving_is_written_by_it() -> None:
 def test_a_store_in_memory_is_pruned_after_so_many_ended_jobs(bench: Bench) -> None:
     bench.store.is_instant = True
     for times in range(3):
-        bench.append(*(ended(seq) for seq in range(PRUNE_AFTER_ENDED - 1)))
+        bench.append(*(ended(seq) for seq in range(9_999)))
         bench.committer.drive()
         assert bench.store.pruned == [WALL] * times
 
@@ -796,7 +795,7 @@ def test_an_idle_committer_lets_the_store_tidy_up_until_there_is_nothing_left(be
     assert is_tidy.wait(DEADLINE_SECONDS)
     bench.committer.stop()
     assert left == []
-    assert asked.seconds[:3] == [None, module.IDLE_SECONDS, None]
+    assert asked.seconds[:3] == [None, 0.05, None]
 
 
 def test_a_store_that_fails_to_tidy_up_is_asked_again_after_the_next_commit(

@@ -65,3 +65,12 @@ def test_a_store_that_says_nothing_is_waited_for_only_so_long(monkeypatch: pytes
         wait_durable(rig.master, disk, "it")
 
     assert disk.waits == [1.0, 1.0, 0.5]
+
+
+def test_that_is_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(looks=99)
+    monkeypatch.setattr(durable, "time", SimpleNamespace(monotonic=lambda: disk.seconds))
+    with Rig(HandStore()) as rig, pytest.raises(MasterUnavailable, match="has not confirmed it in 30 s"):
+        wait_durable(rig.master, disk, "it")
+
+    assert disk.seconds == 30.0
