@@ -122,10 +122,7 @@ class Judge:
     def _try_imports(self, numbers: Sequence[int]) -> None:
         """Those that must be imported: first with the module's own tests alone, since to collect all takes seconds."""
         self._say(f"{len(numbers)} mutants at import")
-        for path in sorted({self._chosen[number].path for number in numbers}):
-            faultless = Mutant(path, 1, 1, "", "", "", (ROOT / path).read_text())
-            if in_fork(partial(self._try_import, faultless, self._first_tests(path))) != SURVIVED:
-                sys.exit(f"imported without a fault, {path} does not pass its tests")
+        self._check_faultless([self._chosen[number].path for number in numbers])
         passed: list[int] = []
         crew = Crew(self._places, lambda number, status: passed.append(number) if status == SURVIVED else None)
         for number in numbers:
@@ -136,6 +133,18 @@ class Judge:
         for number in sorted(passed):
             crew.put(number, partial(self._try_import, self._chosen[number], self._tests))
         crew.finish()
+
+    def _check_faultless(self, paths: Sequence[str]) -> None:
+        """Each first set of tests must pass with a module that is only read from elsewhere: else no verdict counts."""
+        sets = list({tuple(self._first_tests(path)): path for path in paths}.items())
+        failed: list[str] = []
+        crew = Crew(self._places, lambda number, status: failed.extend(sets[number][0] if status != SURVIVED else ()))
+        for number, (tests, path) in enumerate(sets):
+            faultless = Mutant(path, 1, 1, "", "", "", (ROOT / path).read_text())
+            crew.put(number, partial(self._try_import, faultless, tests))
+        crew.finish()
+        if failed:
+            sys.exit(f"without a fault, these tests do not pass where a module is imported anew: {' '.join(failed)}")
 
     def _first_tests(self, path: str) -> Sequence[str]:
         if self._tests is not SUITE:

@@ -30,6 +30,7 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ class Session:
     def run(self, items: Sequence[pytest.Item], rehearsal: Rehearsal, patience: Patience) -> int:
         """Run these tests in this order; does not return after the first that fails, or takes much longer than it did."""
         self.is_trial = True
-        for item, after in zip(items, [*items[1:], None], strict=True):
+        for item, after in zip_longest(items, items[1:]):
             patience.seconds = ASLEEP_SECONDS + ASLEEP_FACTOR * rehearsal.lasted[item.nodeid]
             # The signal's default action ends the process. The real-time one is pytest-timeout's.
             signal.setitimer(signal.ITIMER_VIRTUAL, TEST_SECONDS + TEST_FACTOR * rehearsal.seconds[item.nodeid])
