@@ -42,7 +42,7 @@ class Watch:
         self._spent: Counter[str] = Counter()  # nanoseconds by room
         self._last: dict[int, int] = {}  # a thread's cpu time at the last look
         self._samples = 0
-        self._pauses: dict[int, list[float]] = defaultdict(list)  # seconds, by generation
+        self._pauses: dict[int, list[float]] = defaultdict(list)  # cpu seconds, by generation
         self.marks: list[tuple[str, int]] = []  # see `milestones`; whoever makes them appends
         self._began = 0.0
         self._own = 0
@@ -115,10 +115,11 @@ class Watch:
 
     def _on_collection(self, phase: str, info: dict[str, int]) -> None:
         # The collector runs in whatever thread allocates, so the lock may be held by this very thread: not taken here.
+        # Its own cpu time: on a machine that others use too, the clock on the wall would count what they do meanwhile.
         if phase == "start":
-            self._began = time.perf_counter()
+            self._began = time.thread_time()
         else:
-            self._pauses[info["generation"]].append(time.perf_counter() - self._began)
+            self._pauses[info["generation"]].append(time.thread_time() - self._began)
 
     def _answer(self, listener: Listener) -> None:
         while True:

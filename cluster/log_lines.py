@@ -10,7 +10,6 @@ line, and only a message begins a line with its time: nobody can write another's
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -58,6 +57,8 @@ def tell_mistake(who: str, error: Exception) -> None:
 def message_of(line: str) -> str:
     """What a line of a log says, whichever form it has."""
     if line.startswith("{"):
+        import json  # as below
+
         try:
             found = json.loads(line)
         except ValueError:
@@ -89,6 +90,8 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The object: time, level, logger, event, fields, message, and the exception's traceback if there is one."""
+        import json  # at the top it would be loaded by every program that has a cluster in it
+
         message = record.getMessage()
         event, fields = _split(record, message)
         said: dict[str, object] = {

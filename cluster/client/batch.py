@@ -19,6 +19,7 @@ was read runs, and the error is raised at its place. If the handle closes, what 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -101,8 +102,7 @@ class Batch(Generic[R]):
         self._session = session
         self._errors = errors
         self._ordered = ordered
-        self._results = self._read()  # made anew if Ctrl-C ends it; what it reads is therefore kept here:
-        self._rest: Iterator[Any] = iter(())  # of the results in hand
+        self._results = self._iterate()  # made anew if Ctrl-C ends it; what it reads is therefore kept here:
         self._runs: list[Any] = []  # of the piece in hand: results in lists, and errors
         self._begun = time.monotonic()
         self.bar: threading.Thread | None = None  # draws the progress, if that is wanted
@@ -141,7 +141,7 @@ class Batch(Generic[R]):
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[R]:
-        # Not self: the generator behind it is the same iteration, and a `for` over it runs without a call per item.
+        # Not self: the iterator behind it is the same iteration, and a `for` over it runs without a call per item.
         return self._results
 
     def __next__(self) -> R:
@@ -273,12 +273,20 @@ class Batch(Generic[R]):
         if self._is_fed and not self._pending:
             self._ended = time.monotonic()
 
-    def _read(self) -> Generator[R, None, None]:
+    def _iterate(self) -> Iterator[R]:
+        # Item by item in C: this is most of what a small item costs its reader.
+        return itertools.chain.from_iterable(self._read())
+
+    def _read(self) -> Generator[Sequence[R], None, None]:
+        """The results in runs. Whoever asks for the next run has had all items of the one before."""
         try:
             while True:
-                yield from self._rest
                 if self._runs:
-                    self._begin_run()
+                    run = self._runs[0] if isinstance(self._runs[0], list) else self._stand_in()
+                    # No call between the two, here and below: Ctrl-C must find results in one place (see `gate`).
+                    del self._runs[0]
+                    yield run
+                    run = []  # it is read, and the next one may be long in coming
                 elif not self._load_piece():
                     break
             if self.bar is not None:
@@ -286,7 +294,7 @@ class Batch(Generic[R]):
             self._check_complete()
         except KeyboardInterrupt:
             # It stops this reader, not the map; a finished generator would look like the end of the results.
-            self._results = self._read()
+            self._results = self._iterate()
             raise
 
     def _load_piece(self) -> bool:
@@ -299,24 +307,20 @@ class Batch(Generic[R]):
             piece = self._arrivals[0]
         outcome = piece.outcome()
         runs = list(items.read(outcome)) if isinstance(outcome, Outcome) else [outcome] * piece.count
-        # No call between the two, here and below: Ctrl-C must find a piece in one place (see `gate`).
         self._runs = runs
         del self._arrivals[0]
         return True
 
-    def _begin_run(self) -> None:
-        run: Any = self._runs[0]
-        if isinstance(run, BaseException):
-            if self._errors == "raise":
-                del self._runs[0]
-                try:
-                    raise run
-                finally:
-                    del run  # else the error's traceback holds this frame, and this frame the error
-            run = [run] if self._errors == "return" else []
-        rest = iter(run)
-        self._rest = rest
-        del self._runs[0]
+    def _stand_in(self) -> list[Any]:
+        """What is read in place of the next item, which has failed."""
+        error = self._runs[0]
+        if self._errors == "raise":
+            del self._runs[0]
+            try:
+                raise error
+            finally:
+                del error  # else the error's traceback holds this frame, and this frame the error
+        return [error] if self._errors == "return" else []
 
     def _has_next(self) -> bool:
         if self._arrivals:

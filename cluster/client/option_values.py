@@ -264,7 +264,7 @@ def _job_id(value: object) -> JobId | None:
 def retry_rule(name: str, value: object) -> RetryRule:
     """A rule with every field checked; a whole number means that many re-runs with the default backoff."""
     if isinstance(value, RetryChanges):
-        said = {field: getattr(value, field) for field in value.__slots__}
+        said = {field: getattr(value, field) for field in value.__struct_fields__}
         value = RetryPolicy(**{field: one for field, one in said.items() if one is not None})
     if not isinstance(value, RetryPolicy):
         if type(value) is not int:

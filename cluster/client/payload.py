@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from itertools import chain
+from operator import countOf
 from pickle import dumps, loads
 from types import TracebackType
 from typing import Any, Final
@@ -121,7 +122,7 @@ def dump_items(items: list[Any], *, is_column: bool = False) -> tuple[bytes, tup
         items: argument tuples.
         is_column: it is the one argument of each item instead. A tuple for each would take ten times as long to pickle.
     """
-    if _PLAIN.issuperset(map(type, items if is_column else chain.from_iterable(items))):
+    if _are_all_plain(items if is_column else list(chain.from_iterable(items))):
         return pickle.dumps((items,) if is_column else items, _PROTOCOL), ()
     rows = [(item,) for item in items] if is_column else items
     bodies: list[bytes] = []
@@ -132,6 +133,12 @@ def dump_items(items: list[Any], *, is_column: bool = False) -> tuple[bytes, tup
             except Exception as error:
                 raise _blame(args, {}, f"item {place}, ", error) from error
     return pickle.dumps(bodies, _PROTOCOL), tuple(dict.fromkeys(jobs))
+
+
+def _are_all_plain(values: list[Any]) -> bool:
+    # Nearly always all are of one type, and to compare with that takes less than to look each up.
+    kind = type(values[0]) if values else None
+    return (kind in _PLAIN and countOf(map(type, values), kind) == len(values)) or _are_plain(map(type, values))
 
 
 def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], where: str, error: Exception) -> Exception:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
+
+from msgspec import Struct
 
 # A number of seconds, or a text like "250ms", "10m", "1h30m".
 Duration: TypeAlias = float | timedelta | str
 Errors: TypeAlias = type[BaseException] | str
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """How often, and how soon, a job runs again after its own failure (exception, timeout, unpicklable result).
 
     The delay before re-run n (1, 2, ...) is `backoff * factor ** (n - 1)`, at most `max_delay`, shortened by up to
@@ -37,8 +37,7 @@ class RetryPolicy:
     retry_on: Errors | Iterable[Errors] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RetryChanges:
+class RetryChanges(Struct, frozen=True):
     """Some fields of a policy, as a command line says them; what is None is as the cluster's defaults have it."""
 
     max_retries: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import hashlib
+from _blake2 import blake2b  # as in `core.digests`
 
 from cluster.client.options import Submission
 from cluster.core.records import Digest, JobId, JobSpec
@@ -35,5 +35,5 @@ def spec_of(wanted: Submission, job: JobId, function: Digest, call: Call, *, chu
 
 def id_of_key(key: str) -> JobId:
     """The id of the job that a key names: the same wherever it is submitted, and so it is the same job."""
-    digest = hashlib.blake2b(key.encode(), digest_size=15, person=b"cluster job key").digest()
+    digest = blake2b(key.encode(), digest_size=15, person=b"cluster job key").digest()
     return "key-" + base64.b32encode(digest).decode().lower()

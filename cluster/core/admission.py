@@ -14,7 +14,6 @@ from cluster.core.effects import (
     TellAdmitted,
     TellRefused,
     Undone,
-    Wake,
 )
 from cluster.core.job import Job
 from cluster.core.records import Ending, JobId, JobSpec, Now
@@ -42,16 +41,14 @@ def on_submit(board: Board, event: events.Submit, now: Now, effects: list[Effect
             effects.append(TellRefused(event.owner, spec.id, "store" if board.refusing else "refused", refusal))
             continue
         _admit(board, spec, event, now, effects)
-    effects.append(Wake())
 
 
-def on_admissions_durable(board: Board, event: events.AdmissionsDurable, now: Now, effects: list[Effect]) -> None:
+def on_admissions_durable(board: Board, event: events.AdmissionsDurable, now: Now, _effects: list[Effect]) -> None:
     """Jobs that had to wait for their own admission may start."""
     for job_id in event.jobs:
         job = board.jobs.get(job_id)
         if job is not None and job.state is JobState.SUBMITTED:
             place(board, job, now)
-    effects.append(Wake())
 
 
 def on_admissions_failed(board: Board, event: events.AdmissionsFailed, _now: Now, effects: list[Effect]) -> None:
@@ -60,7 +57,7 @@ def on_admissions_failed(board: Board, event: events.AdmissionsFailed, _now: Now
         job = board.jobs.get(job_id)
         if job is not None:
             _undo(board, job, effects)
-            effects.append(TellRefused(job.admitted.owner, job_id, "store", event.reason))
+            effects.append(TellRefused(job.owner, job_id, "store", event.reason))
 
 
 def on_store_failed(board: Board, event: events.StoreFailed, _now: Now, _effects: list[Effect]) -> None:
@@ -68,10 +65,9 @@ def on_store_failed(board: Board, event: events.StoreFailed, _now: Now, _effects
     board.refusing = event.reason
 
 
-def on_store_healed(board: Board, _event: events.StoreHealed, _now: Now, effects: list[Effect]) -> None:
+def on_store_healed(board: Board, _event: events.StoreHealed, _now: Now, _effects: list[Effect]) -> None:
     """Admit again."""
     board.refusing = ""
-    effects.append(Wake())
 
 
 def place(board: Board, job: Job, now: Now) -> None:
@@ -85,24 +81,20 @@ def place(board: Board, job: Job, now: Now) -> None:
 
 
 def _admit(board: Board, spec: JobSpec, event: events.Submit, now: Now, effects: list[Effect]) -> None:
-    delay = spec.delay if spec.at is None else spec.at - now.wall
-    expires = spec.expires
-    due_wall = now.wall + delay if delay > 0 else 0.0
-    expires_wall = 0.0 if expires is None else now.wall + expires
     seq = board.next_seq
     board.next_seq = seq + 1
-    admitted = Admitted(seq, spec, now.wall, due_wall, expires_wall, event.owner)
-    job = Job(admitted, spec)
-    if delay > 0:
-        job.due_mono = now.mono + delay
+    job = Job(seq, spec, now.wall, event.owner)
+    admitted = admission_of(job)
+    if admitted.due:
+        job.due_mono = now.mono + _delay_of(job)
     board.jobs[spec.id] = job
     board.counts[_SUBMITTED] += 1
     board.counters.submitted += 1
     if board.adopt(job):
         effects.append(FunctionAdded(board.shelf.blobs[spec.function]))  # there: else `_objection` had refused it
     effects.append(admitted)
-    if expires is not None:
-        job.expires_mono = now.mono + expires
+    if spec.expires is not None:
+        job.expires_mono = now.mono + spec.expires
         board.timers.add(job.expires_mono, Timer.EXPIRE, job)
     if spec.after:
         failed = await_dependencies(board, job, event.settled)
@@ -111,10 +103,24 @@ def _admit(board: Board, spec: JobSpec, event: events.Submit, now: Now, effects:
             return
     if job.must_be_durable:
         effects.append(TellAdmitted(spec.id))
-    elif spec.after or delay > 0:
+    elif spec.after or admitted.due:
         place(board, job, now)
     else:
         board.enqueue(job, _ADMIT_QUEUED)
+
+
+def admission_of(job: Job) -> Admitted:
+    """The record of a job's admission; so small is what it says besides the job itself that nobody keeps it."""
+    spec, wall = job.spec, job.submitted
+    delay, expires = _delay_of(job), spec.expires
+    return Admitted(
+        job.seq, spec, wall, wall + delay if delay > 0 else 0.0, 0.0 if expires is None else wall + expires, job.owner
+    )
+
+
+def _delay_of(job: Job) -> float:
+    spec = job.spec
+    return spec.delay if spec.at is None else spec.at - job.submitted
 
 
 def await_dependencies(board: Board, job: Job, settled: Mapping[JobId, JobState]) -> JobId:

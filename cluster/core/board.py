@@ -9,6 +9,7 @@ log before letting go of it, so the store sees decisions in the order in which t
     settlement.py  attempts end: outcome, retry or dead letter; dependants are released or fail
     control.py     operators: cancel, requeue, pause
     workers.py     workers come, stay alive, leave, get lost
+    waking.py      who is woken when there is work; `handle` asks it after each decision
     timers.py, placement.py, shelf.py, chunks.py, policy.py   what the handlers are built from
 
 Every job is in exactly one place: its record in `jobs`; additionally in a lane while QUEUED (`placement`), in `leases`
@@ -30,6 +31,7 @@ from cluster.core.records import Certificate, Ending, Fence, JobId, Now, Outcome
 from cluster.core.shelf import Shelf
 from cluster.core.states import IS_TERMINAL, ROWS, Cause, JobState, illegal_move
 from cluster.core.timers import Timer, Timers
+from cluster.core.waking import Waking
 
 if TYPE_CHECKING:
     from cluster.core.events import Event
@@ -77,6 +79,7 @@ class Board:
         self.dependants: dict[JobId, dict[JobId, Job]] = {}
         self.inputs_needed: dict[JobId, int] = {}  # how many jobs may yet want this job's result as an argument
         self.placement = Placement()
+        self.waking = Waking(self.placement, self.workers)
         self.timers = Timers()
         self.shelf = Shelf()
         self.counters = Counters()
@@ -90,6 +93,8 @@ class Board:
         """Decide what the event means; the one way in."""
         effects: list[Effect] = []
         HANDLERS[type(event)](self, event, now, effects)
+        if self.placement.fresh or self.waking.eased:
+            self.waking.decide(effects)
         return effects
 
     # --- what the handlers share: each changes the board and nothing but the board ---------------------------------
@@ -149,10 +154,13 @@ class Board:
         holder = self.workers.get(lease.worker)
         job, fence = lease.job, lease.fence
         if holder is not None and holder.leases.pop(fence, None) is not None:
-            for name, amount in job.spec.options.resources:
+            resources = job.spec.options.resources
+            for name, amount in resources:
                 holder.free[name] = holder.free.get(name, 0) + amount
             if lease.memory:
                 holder.promised -= lease.memory
+            if resources or lease.memory:
+                self.waking.recheck(holder.id)
         if job.fence == fence:
             job.fence = 0
         if job.stopping == fence:
@@ -176,14 +184,14 @@ class Board:
     def end(self, job: Job, ended: EndOfRun | Report, now: Now, effects: list[Effect]) -> None:
         """Record the outcome of a job that has just moved to a terminal state."""
         spec = job.spec
-        admitted, state, wall = job.admitted, job.state, now.wall
+        state, wall = job.state, now.wall
         outcome = Outcome(
             spec.id, job.run, state, wall, ended.payload, ended.certificate, job.attempts, job.worker, spec.items
         )
         keep_seconds = spec.options.result_ttl
         if state is _DEAD_LETTER:
             keep_seconds = max(keep_seconds, self.settings.dead_retention_seconds)
-        effects.append(Ended(admitted.seq, ended.fence, outcome, wall + keep_seconds, admitted.owner, ended.output))
+        effects.append(Ended(job.seq, ended.fence, outcome, wall + keep_seconds, job.owner, ended.output))
         self.retire(job)
 
     def retire(self, job: Job) -> None:

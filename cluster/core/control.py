@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec import structs
 
 from cluster.core import events, policy, settlement
-from cluster.core.admission import await_dependencies
+from cluster.core.admission import admission_of, await_dependencies
 from cluster.core.board import Board, EndOfRun
-from cluster.core.effects import Admitted, Effect, FunctionAdded, QueuePaused, Rebudgeted, Requeued, StoredJob, Wake
+from cluster.core.effects import Effect, FunctionAdded, QueuePaused, Rebudgeted, Requeued, StoredJob
 from cluster.core.job import Job
 from cluster.core.records import SAME_BUDGET, Budget, Certificate, Ending, Now
 from cluster.core.states import Cause, JobState
@@ -19,7 +19,6 @@ def on_cancel(board: Board, event: events.Cancel, now: Now, effects: list[Effect
         job = board.jobs.get(job_id)
         if job is not None and not job.is_terminal:
             stop(board, job, Ending.CANCELLED, now, effects)
-    effects.append(Wake())
 
 
 def stop(board: Board, job: Job, ending: Ending, now: Now, effects: list[Effect]) -> None:
@@ -53,7 +52,6 @@ def on_requeue(board: Board, event: events.Requeue, now: Now, effects: list[Effe
     # In order of admission, so that a job comes before those that depend on it.
     for job in sorted((board.jobs[job_id] for job_id in event.jobs), key=lambda job: job.seq):
         _start_run(board, job, event, now, effects)
-    effects.append(Wake())
 
 
 def objection_to_requeue(board: Board, event: events.Requeue) -> str:
@@ -84,8 +82,8 @@ def on_pause_queue(board: Board, event: events.PauseQueue, _now: Now, effects: l
         board.placement.paused.add(event.queue)
     else:
         board.placement.paused.discard(event.queue)
+        board.waking.resume(event.queue)
     effects.append(QueuePaused(event.queue, event.paused))
-    effects.append(Wake())
 
 
 def _start_run(board: Board, job: Job, event: events.Requeue, now: Now, effects: list[Effect]) -> None:
@@ -117,12 +115,10 @@ def _change_budget(job: Job, budget: Budget, effects: list[Effect]) -> None:
     options = policy.with_budget(job.spec.options, budget)
     if options is not job.spec.options:
         job.spec = structs.replace(job.spec, options=options)
-        job.admitted = structs.replace(job.admitted, spec=job.spec)
-        effects.append(Rebudgeted(job.seq, job.admitted))
+        effects.append(Rebudgeted(job.seq, admission_of(job)))
 
 
 def _revive(stored: StoredJob) -> Job:
-    admitted = Admitted(stored.seq, stored.spec, stored.submitted, stored.due, stored.expires)
     outcome = stored.outcome
     assert outcome is not None  # noqa: S101 - a stored job that the board has forgotten has ended
-    return Job(admitted, stored.spec, state=outcome.state, run=stored.run, is_settled=True)
+    return Job(stored.seq, stored.spec, stored.submitted, state=outcome.state, run=stored.run, is_settled=True)

@@ -6,7 +6,7 @@ a body of his own under the name of another client's function, and that client's
 
 from __future__ import annotations
 
-import hashlib
+from _blake2 import blake2b  # `hashlib` has it from there too, and loads OpenSSL, which takes longer than the digest
 
 from cluster.core.records import Digest, FunctionBlob
 
@@ -24,7 +24,7 @@ def is_genuine(blob: FunctionBlob) -> bool:
 
 
 def _digest(body: bytes, python: str, pickler: str, name: str, *, reusable: bool) -> Digest:
-    content = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    content = blake2b(digest_size=_DIGEST_BYTES)
     for part in (body, python.encode(), pickler.encode(), name.encode(), bytes([reusable])):
         # With its length, so that no end of one part can pass for the beginning of the next.
         content.update(len(part).to_bytes(8, "big"))

@@ -2,8 +2,8 @@
 
 The board returns effects and does nothing itself. The shell appends them to the commit log before it lets go of the
 board's lock, the committer writes every `Record` of a group in one transaction, and only then are the `Tell`s carried
-out (see `cluster.master.committer`). `Wake` is the one effect that needs no commit: it only says that a poll would
-bring something.
+out (see `cluster.master.committer`). `Wake` and `Announced` need no commit: the one only says that a poll would
+bring something, the other is for the log.
 """
 
 from __future__ import annotations
@@ -183,7 +183,9 @@ class TellAdmitted(Struct, frozen=True, gc=False):
 
 
 class Wake(Struct, frozen=True, gc=False):
-    """There may be work for idle workers. Needs no commit."""
+    """A poll of this worker would bring something. Needs no commit."""
+
+    worker: WorkerId
 
 
 class Announced(Struct, frozen=True, gc=False):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from msgspec import Struct
 
 from cluster.core.chunks import Progress
-from cluster.core.effects import Admitted
 from cluster.core.policy import is_at_most_once
 from cluster.core.records import Digest, Fence, JobId, JobSpec, WorkerId
 from cluster.core.states import IS_TERMINAL, JobState
@@ -20,8 +19,10 @@ _QUEUED = JobState.QUEUED  # a look at an enum's class costs as much as making a
 class Job(Struct, gc=False, eq=False):
     """One job as the board has it."""
 
-    admitted: Admitted
-    spec: JobSpec  # what was submitted: `admitted.spec`, at hand because everyone asks for it
+    seq: int  # order of admission
+    spec: JobSpec
+    submitted: float  # wall time
+    owner: int = 0  # session of the submitting client; 0 after a restart
     state: JobState = JobState.SUBMITTED  # written by `Board.move` only
     run: int = 1
     attempts: int = 0  # leases of this run that were not given back
@@ -39,11 +40,6 @@ class Job(Struct, gc=False, eq=False):
     started: float = 0.0  # wall time of the last lease
     worker: WorkerId = ""  # holder of the last lease
     chunk: Progress | None = None
-
-    @property
-    def seq(self) -> int:
-        """Order of admission."""
-        return self.admitted.seq
 
     @property
     def is_terminal(self) -> bool:

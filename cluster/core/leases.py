@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster.core import events, memory, quarantine, settlement
 from cluster.core.board import Board
-from cluster.core.effects import Effect, GivenBack, Leased, LeasedJob, TellGranted, Wake
+from cluster.core.effects import Effect, GivenBack, Leased, LeasedJob, TellGranted
 from cluster.core.job import Job, LeaseHeld, WorkerHeld
 from cluster.core.records import Certificate, Ending, Fence, Lease, Now, Report
 from cluster.core.states import Cause
@@ -16,10 +16,14 @@ _STOPPED_IN_VAIN = "its worker stopped it by an order of a master that died befo
 def on_poll(board: Board, event: events.Poll, now: Now, effects: list[Effect]) -> None:
     """Lease the next jobs. The shell hands out those whose lease `is_granted`; the others follow once durable."""
     worker = board.workers.get(event.worker)
-    if worker is None or worker.is_draining or event.capacity <= 0:
+    if worker is None:
+        return
+    if worker.is_draining or event.capacity <= 0:
+        board.waking.forget(worker.id)
         return
     capacity = event.capacity if worker.suspicion is None else quarantine.most(worker, event.capacity, now)
     leased = [_lease(board, worker, job, now) for job in board.placement.pop(worker, capacity)]
+    board.waking.on_polled(worker.id, capacity - len(leased))
     if not leased:
         return
     effects.append(Leased(worker.id, tuple(leased)))
@@ -54,7 +58,6 @@ def on_stopped(board: Board, event: events.Stopped, now: Now, effects: list[Effe
         certificate = settlement.dated(certificate, lease.job, now)
         report = Report(fence, Ending.WORKER_LOST, certificate=certificate)
         settlement.settle(board, lease, report, now, effects)
-    effects.append(Wake())
 
 
 def give_back(board: Board, leases: list[LeaseHeld], effects: list[Effect]) -> None:
@@ -70,7 +73,6 @@ def give_back(board: Board, leases: list[LeaseHeld], effects: list[Effect]) -> N
         board.enqueue(lease.job, Cause.GIVE_BACK, first=True)
     if fences:
         effects.append(GivenBack(tuple(reversed(fences))))
-    effects.append(Wake())
 
 
 def describe(held: LeaseHeld) -> Lease:
@@ -109,4 +111,4 @@ def _lease(board: Board, worker: WorkerHeld, job: Job, now: Now) -> LeasedJob:
         lease.memory = memory.limit_of(job)
         worker.promised += lease.memory
     board.leases[fence] = worker.leases[fence] = lease
-    return LeasedJob(fence, job.admitted.seq, run, attempt)
+    return LeasedJob(fence, job.seq, run, attempt)

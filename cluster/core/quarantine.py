@@ -90,6 +90,8 @@ def hear(board: Board, worker: WorkerHeld, running: tuple[JobId, ...], effects: 
         held = [job for name in running if (job := board.jobs.get(name)) is not None and job.fence in worker.leases]
         if any(job.fence > suspicion.first_probe and job.state is JobState.RUNNING for job in held):
             _trust(worker, effects)
+        else:
+            effects.append(Wake(worker.id))  # a probe may be due that nobody has reported the end of the last one of
 
 
 def _is_suspicious(report: Report) -> bool:
@@ -111,7 +113,7 @@ def _is_guilty(board: Board, suspicion: Suspicion) -> bool:
 def _trust(worker: WorkerHeld, effects: list[Effect]) -> None:
     suspicion, worker.suspicion = worker.suspicion, None
     if suspicion is not None and suspicion.is_quarantined:
-        effects += [Announced(f"worker {worker.id} is well again: its quarantine is lifted"), Wake()]
+        effects += [Announced(f"worker {worker.id} is well again: its quarantine is lifted"), Wake(worker.id)]
 
 
 def _pause(probes: int) -> float:

@@ -9,8 +9,9 @@ from cluster.core import events, settlement
 from cluster.core.admission import await_dependencies, place
 from cluster.core.board import Board
 from cluster.core.chunks import decode_progress
-from cluster.core.effects import Admitted, Effect, StoredJob
+from cluster.core.effects import Effect, StoredJob
 from cluster.core.job import Job, LeaseHeld, WorkerHeld
+from cluster.core.kinds import Kinds
 from cluster.core.memory import limit_of
 from cluster.core.policy import MAX_CRASH_BACKOFF_SECONDS
 from cluster.core.records import FunctionBlob, JobId, Now
@@ -58,7 +59,9 @@ def restore(
         board.shelf.acquire(blob.digest)  # held until all jobs are in, for more may come than stay on an idle shelf
     tried: list[tuple[float, int, Job]] = []  # a heap, by when they fell due
     ended = dict(settled)
+    kinds = Kinds()
     for record in stored:
+        kinds.share(record.spec)
         if record.spec.function not in board.shelf:
             # The store has named it as tampered with; it stays there, and is not run.
             ended[record.spec.id] = JobState.DEAD_LETTER
@@ -91,10 +94,10 @@ def restore(
 def _seat(board: Board, record: StoredJob, now: Now) -> Job:
     """Put one stored job on the board, as if just admitted."""
     is_first_run = record.run == 1
-    admitted = Admitted(record.seq, record.spec, record.submitted, record.due, record.expires)
     job = Job(
-        admitted,
+        record.seq,
         record.spec,
+        record.submitted,
         run=record.run,
         attempts=record.attempts,
         failures=record.failures,

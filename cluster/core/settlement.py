@@ -9,7 +9,7 @@ from msgspec import structs
 
 from cluster.core import chunks, events, policy, quarantine
 from cluster.core.board import Board, EndOfRun
-from cluster.core.effects import AttemptFailed, Effect, Wake
+from cluster.core.effects import AttemptFailed, Effect
 from cluster.core.job import Job, LeaseHeld
 from cluster.core.policy import Spent
 from cluster.core.records import Certificate, Ending, JobId, Now, Report
@@ -35,7 +35,6 @@ def on_reported(board: Board, event: events.Reported, now: Now, effects: list[Ef
         else:
             quarantine.judge(board, lease, report, now, effects)
         settle(board, lease, report, now, effects)
-    effects.append(Wake())
 
 
 def settle(board: Board, lease: LeaseHeld, report: Report, now: Now, effects: list[Effect]) -> None:
@@ -125,7 +124,6 @@ def on_inputs_missing(board: Board, event: events.InputsMissing, now: Now, effec
     reason = f"the result of job {event.missing}, an argument, is no longer in the store"
     certificate = Certificate(ending=Ending.DEPENDENCY, reason=reason)
     give_up(board, lease.job, EndOfRun(event.fence, b"", certificate), now, effects)
-    effects.append(Wake())  # its resources are free again
 
 
 def _settle_chunk(board: Board, job: Job, told: tuple[Report, Certificate], now: Now, effects: list[Effect]) -> None:

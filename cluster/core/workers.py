@@ -39,7 +39,7 @@ def on_register(board: Board, event: events.Register, now: Now, effects: list[Ef
         last_good=known.last_good if known is not None else b"",
         suspicion=known.suspicion if known is not None else None,
     )
-    effects.append(Wake())
+    board.waking.forget(event.worker)  # it polls at once
 
 
 def on_heartbeat(board: Board, event: events.Heartbeat, now: Now, effects: list[Effect]) -> None:
@@ -48,8 +48,8 @@ def on_heartbeat(board: Board, event: events.Heartbeat, now: Now, effects: list[
     if worker is None:
         return
     worker.deadline = now.mono + board.settings.heartbeat_timeout_seconds
+    board.waking.recheck(worker.id)
     if event.memory_most:
-        # Jobs that wait for memory are leased at the worker's next poll, which follows its heartbeat.
         worker.memory_room, worker.memory_most = event.memory_room, event.memory_most
     worker.is_short = event.is_short
     if worker.suspicion is not None:
@@ -75,6 +75,7 @@ def on_leave(board: Board, event: events.Leave, _now: Now, effects: list[Effect]
     worker = board.workers.get(event.worker)
     if worker is not None:
         leases.give_back(board, list(worker.leases.values()), effects)
+        board.waking.forget(event.worker)
         del board.workers[event.worker]
 
 
@@ -83,7 +84,9 @@ def on_drain(board: Board, event: events.Drain, _now: Now, effects: list[Effect]
     worker = board.workers.get(event.worker)
     if worker is not None:
         worker.is_draining = event.draining
-        effects.append(Wake())
+        board.waking.forget(worker.id)
+        if not event.draining:
+            effects.append(Wake(worker.id))
 
 
 def on_tick(board: Board, _event: events.Tick, now: Now, effects: list[Effect]) -> None:
@@ -96,7 +99,10 @@ def on_tick(board: Board, _event: events.Tick, now: Now, effects: list[Effect]) 
             control.stop(board, job, Ending.EXPIRED, now, effects)
     for worker in [worker for worker in board.workers.values() if worker.deadline <= now.mono]:
         _lose(board, worker, now, effects)
-    effects.append(Wake())
+    for worker in board.workers.values():
+        suspicion = worker.suspicion
+        if suspicion is not None and suspicion.is_quarantined and suspicion.probe_at <= now.mono:
+            effects.append(Wake(worker.id))
 
 
 def _forgive_own_sleep(board: Board, now: Now) -> None:
@@ -117,6 +123,7 @@ def _lose(board: Board, worker: WorkerHeld, now: Now, effects: list[Effect]) -> 
     """
     # It never heard of these, so nothing was begun; a job that may run only once is not lost with it.
     leases.give_back(board, [lease for lease in worker.leases.values() if not lease.is_granted], effects)
+    board.waking.forget(worker.id)
     del board.workers[worker.id]
     for lease in list(worker.leases.values()):
         if lease.is_revoked:

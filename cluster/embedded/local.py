@@ -13,15 +13,17 @@ delays it, and delays the master that waits for it just as much.
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from cluster.embedded.cpus import usable_cpus
 from cluster.worker.nursery_start import Interpreter, start_interpreter
 
+TYPE_CHECKING = False  # as in `cluster`: a checker knows the name, and `typing` is slow to load
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cluster.client.handle import Cluster
 
 
@@ -50,8 +52,13 @@ def local(
     slots = _check_slots(slots)
     # First of all: what this process needs is loaded while that interpreter starts on another cpu.
     interpreter: Interpreter | None = None
-    with contextlib.suppress(OSError):  # the supervisor tries again, and says so
+    try:  # noqa: SIM105 - `contextlib` is slow to load
         interpreter = start_interpreter(tuple(sys.path), slots)
+    except OSError:  # the supervisor tries again, and says so
+        pass
+    # What is loaded and made here stays, and the collector's rounds through it would take a twentieth of the time.
+    is_collecting = gc.isenabled()
+    gc.disable()
     try:
         from cluster.embedded.assembly import assemble
 
@@ -60,6 +67,9 @@ def local(
         if interpreter is not None:
             interpreter.discard()
         raise
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 def _check_slots(slots: int | None) -> int:

@@ -6,7 +6,6 @@ better (the state of a job that lives) is laid over it.
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -51,6 +50,8 @@ def parse_state(name: str | None) -> JobState | None:
     try:
         return JobState[name.upper()]
     except KeyError:
+        import difflib  # only a mistake needs it
+
         known = [state.name.lower() for state in JobState]
         near = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"write one of {', '.join(known)}"
@@ -91,7 +92,7 @@ def info_of(job: Job) -> JobInfo:
         failures=job.failures,
         crashes=job.crashes,
         worker=job.worker,
-        submitted=job.admitted.submitted,
+        submitted=job.submitted,
         started=job.started,
         tags=options.tags,
         batch=spec.batch,

@@ -78,9 +78,10 @@ class Mailboxes:
             box.stops, box.granted = [], []
         return stops, granted
 
-    def wake_all(self) -> None:
-        """There is work; whoever has a slot may poll."""
-        for box in list(self._boxes.values()):
+    def wake(self, worker: WorkerId) -> None:
+        """Have a worker poll. One that is gone has no need to."""
+        box = self._boxes.get(worker)
+        if box is not None:
             _wake(box)
 
 

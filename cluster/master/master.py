@@ -34,6 +34,7 @@ from cluster.core.effects import (
     TellGranted,
     TellRefused,
     TellStop,
+    Wake,
 )
 from cluster.core.handlers import Board, Settings, restore
 from cluster.core.records import DEFAULT_OPTIONS, JobId, Now, Options, Outcome
@@ -162,9 +163,8 @@ class Master:
                     self._refuse(effect)
                 case Announced():
                     LOG.warning("%s", effect.sentence)
-                case _:  # Wake
-                    if self.board.placement.has_work():
-                        self.mailboxes.wake_all()
+                case Wake():
+                    self.mailboxes.wake(effect.worker)
 
     def tell_durable(self, effects: Sequence[Effect]) -> None:  # noqa: C901 - one branch for each kind
         """Acknowledgements, outcomes, grants, and refusals of what had to be struck out, after the commit that made it so."""

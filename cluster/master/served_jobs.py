@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.core.digests import is_genuine
+from cluster.core.kinds import Kinds
 from cluster.core.printed import Piece
 from cluster.core.records import JobInfo, Outcome
 from cluster.errors import Refused
@@ -57,6 +58,7 @@ class ServedJobsDesk:
     def __init__(self, master: Master) -> None:
         self._master = master
         self._desk = JobsDesk(master)
+        self._kinds = Kinds()
         self._clients: dict[str, Client] = {}
         self._lock = threading.Lock()  # guards `_clients`
         self._is_stopped = False
@@ -96,6 +98,8 @@ class ServedJobsDesk:
             raise Refused(
                 f"job {hollow.id} claims {hollow.items:,} items in {len(hollow.args):,} bytes; submit them too"
             )
+        for spec in said.jobs:
+            self._kinds.share(spec)
         with client.submitting:
             if said.number > client.last_batch:
                 self._desk.submit(client.number, said.jobs, said.functions, again=said.again)

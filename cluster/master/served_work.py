@@ -316,6 +316,7 @@ class ServedWorkDesk:
             )
             certificate = Certificate(ending=Ending.UNPICKLABLE, reason=reason, attempt=lease.attempt)
             self._work.report(worker, [Report(lease.fence, Ending.UNPICKLABLE, certificate=certificate)])
+            seat.ring()  # the board takes it for room that is used up
 
     def _wait_durable(self) -> None:
         """Wait until all that is decided up to now is committed."""

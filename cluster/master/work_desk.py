@@ -70,7 +70,11 @@ class WorkDesk:
             early = master.committer.append(effects)
         if effects:
             master.after_decision(early)
-        return Poll(tuple(self._with_inputs(worker, given)), tuple(stops))
+        ready = self._with_inputs(worker, given)
+        if len(ready) < len(given):
+            # The board counts them as room that is taken, and would not have the worker ask for more.
+            master.mailboxes.wake(worker)
+        return Poll(tuple(ready), tuple(stops))
 
     def fetch_function(self, digest: Digest) -> FunctionBlob:
         """The pickled task of a lease."""
@@ -110,14 +114,14 @@ class WorkDesk:
                 if said.output:
                     self._hear_output(lease.job, said)
                     continue
-                for session in self._master.sessions.audience(lease.job.admitted.owner, job):
+                for session in self._master.sessions.audience(lease.job.owner, job):
                     self._master.sessions.progressed(session, job, said)
 
     def _hear_output(self, job: Job, said: Progress) -> None:
         master, name = self._master, job.spec.id
         master.live_output.add(said.fence, name, said.output, said.offset)
         if job.spec.options.echo:
-            for session in master.sessions.audience(job.admitted.owner, name):
+            for session in master.sessions.audience(job.owner, name):
                 master.sessions.printed(session, name)
 
     def begun(self, worker: WorkerId, fences: Sequence[Fence]) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from hashlib import blake2b
+from _blake2 import blake2b  # as in `core.digests`
 from pathlib import Path
 
 import msgspec

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
 from cluster.errors import Refused
 from cluster.store.memory import MemoryStore
 from cluster.store.port import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FORMS = "memory:, sqlite:///relative.db or sqlite:////absolute/path.db"
 
@@ -50,6 +52,10 @@ def file_of(url: str) -> Path:
 
 
 def _sqlite_path(url: str, rest: str) -> Path:
+    # Here, as sqlite3 above.
+    from pathlib import Path
+    from urllib.parse import unquote
+
     path = unquote(rest.removeprefix("///"))
     if not rest.startswith("///") or not path or path.endswith("/") or "?" in rest or "\0" in path:
         raise Refused(f"{url!r} names no file; write sqlite:///relative.db or sqlite:////absolute/path.db")

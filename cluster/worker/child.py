@@ -26,7 +26,7 @@ from msgspec import structs
 
 from cluster.core.records import Certificate, Fence, Report, Segment
 from cluster.wire import dependency
-from cluster.worker import isolation, job_context, output, scratch, weighing
+from cluster.worker import isolation, job_context, memory_file, output, scratch, weighing
 from cluster.worker.channel import (
     Channel,
     Finished,
@@ -222,7 +222,7 @@ class Child:
     def _renew_output(self, fence: Fence) -> None:
         """Print into another file from now on: processes that the job left behind go on writing into this one."""
         try:
-            renewed = output.make_file()
+            renewed = memory_file.make_file()
         except OSError:  # no memory, no descriptors: better a stranger's words in a job's output than no job
             return
         os.dup2(renewed, self._kept.output, inheritable=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from cluster.worker.identity import Identity
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
 MAX_SLACK_SECONDS = 0.0005
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerConfig:
+class WorkerConfig(Struct, frozen=True, kw_only=True):
     """One worker: its name, its slots, and the surroundings of its jobs.
 
     `directory` and `sys_path` are what a job finds as its working directory and module path; by default those of the

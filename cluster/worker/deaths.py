@@ -11,7 +11,8 @@ import contextlib
 import logging
 import os
 import time
-from dataclasses import replace
+
+from msgspec import structs
 
 from cluster.core.memory import size_text
 from cluster.core.records import Certificate, Ending, Lease, Report, Segment
@@ -80,9 +81,11 @@ class Deaths:
             oom_kills = count_oom_kills(self._oom_source)
             verdict = self._judge(slot, news, is_out_of_memory=oom_kills > self._oom_kills)
             if verdict.ending is Ending.OUT_OF_MEMORY and slot.doom is None and self._oom_source != HOST:
-                verdict = replace(verdict, reason=verdict.reason + _shared_limit(self._slots.config.group))
+                verdict = structs.replace(verdict, reason=verdict.reason + _shared_limit(self._slots.config.group))
             if slot.threads:
-                verdict = replace(verdict, reason=verdict.reason + threads.NEIGHBOURS.format(count=slot.threads))
+                verdict = structs.replace(
+                    verdict, reason=verdict.reason + threads.NEIGHBOURS.format(count=slot.threads)
+                )
             self._oom_kills = self._latest_oom_kills = oom_kills
             cpu_seconds = max(0.0, news.cpu_seconds - slot.cpu_seconds)
             peak_memory = max(news.peak_memory, slot.peak) if slot.limit else news.peak_memory

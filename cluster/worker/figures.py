@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from cluster.core.records import WorkerId
 from cluster.worker.slot import NEVER, Slot
 
 
-@dataclass(frozen=True, slots=True)
-class SlotStatistics:
+class SlotStatistics(Struct, frozen=True):
     """One slot now, and since the start."""
 
     pid: int
@@ -23,8 +23,7 @@ class SlotStatistics:
     crashes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(Struct, frozen=True):
     """A worker now, and since its start. Read without a lock: each figure is true, their sum may be a moment apart."""
 
     worker: WorkerId

@@ -7,9 +7,10 @@ smaller machine. Readings are taken with each heartbeat, in the supervisor's thr
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+
+from msgspec import Struct
 
 from cluster.core.memory import size_text
 from cluster.worker.slot import Slot
@@ -22,15 +23,15 @@ RECOVERY = 1.5
 # With so little of the reserve left (one part in four) even one job more may be one too many.
 LAST_PART = 4
 
-_MEMINFO = Path("/proc/meminfo")
-_OWN_GROUPS = Path("/proc/self/cgroup")
-_V2, _V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
+# All paths here are texts: a cold start looks at these files, and is quicker without pathlib.
+_MEMINFO = "/proc/meminfo"
+_OWN_GROUPS = "/proc/self/cgroup"
+_V2, _V1 = "/sys/fs/cgroup", "/sys/fs/cgroup/memory"
 
 log = logging.getLogger("cluster.worker")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True, gc=False):
     """Bytes, of the host or of the tightest control group around us."""
 
     total: int
@@ -47,7 +48,7 @@ class HostMemory:
         self.most = 0  # the same, were the host idle; 0: none can be held to a limit, or nobody knows
         self.is_short = False
         self._is_limiting = is_limiting
-        self._groups = (*find_groups(), Path(jobs_group)) if jobs_group else find_groups()
+        self._groups = (*find_groups(), jobs_group) if jobs_group else find_groups()
 
     def look(self, slots: Sequence[Slot], worker: str) -> None:
         """Take a reading. A change for the worse or the better is logged, once."""
@@ -79,7 +80,7 @@ def reserve_of(total: int) -> int:
     return min(total // RESERVED_PART, MAX_RESERVED_BYTES)
 
 
-def read(groups: Sequence[Path]) -> Reading:
+def read(groups: Sequence[str]) -> Reading:
     """The host as it is now; zeros where nobody says."""
     reading = _read_host()
     for group in groups:
@@ -89,28 +90,33 @@ def read(groups: Sequence[Path]) -> Reading:
     return reading
 
 
-def find_groups() -> tuple[Path, ...]:
+def find_groups() -> tuple[str, ...]:
     """The control groups of this process that can have a memory limit, from its own up to the outermost visible."""
     try:
-        lines = _OWN_GROUPS.read_text().splitlines()
+        lines = _text_of(_OWN_GROUPS).splitlines()
     except OSError:
         return ()
-    found: list[Path] = []
+    found: list[str] = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         root = _V2 if not controllers else _V1 if "memory" in controllers.split(",") else None
         if root is None:
             continue
-        own = root / path.lstrip("/")
+        own = f"{root}/{path.lstrip('/')}".rstrip("/")
         # In a container the path may be the host's, and only the root be there.
-        inside = [own, *own.parents] if own.is_dir() else [root]
-        found += [group for group in inside if group.is_relative_to(root) and _limit_file(group).exists()]
+        group = own if os.path.isdir(own) else root  # noqa: PTH112 - see above
+        while True:
+            if os.path.exists(_limit_file(group)):  # noqa: PTH110
+                found.append(group)
+            if group == root:
+                break
+            group = os.path.dirname(group)  # noqa: PTH120
     return tuple(found)
 
 
 def _read_host() -> Reading:
     try:
-        fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        fields = dict(line.split(":", 1) for line in _text_of(_MEMINFO).splitlines())
         return Reading(_kilobytes(fields["MemTotal"]), _kilobytes(fields["MemAvailable"]))
     except (OSError, KeyError, ValueError):
         import psutil  # another system
@@ -123,14 +129,14 @@ def _kilobytes(text: str) -> int:
     return int(text.split(maxsplit=1)[0]) * 1024
 
 
-def _read_group(group: Path) -> Reading | None:
+def _read_group(group: str) -> Reading | None:
     """None: no limit, or it can't be read."""
-    is_v1 = (group / "memory.limit_in_bytes").exists()
-    usage = group / ("memory.usage_in_bytes" if is_v1 else "memory.current")
+    is_v1 = os.path.exists(f"{group}/memory.limit_in_bytes")  # noqa: PTH110
+    usage = "memory.usage_in_bytes" if is_v1 else "memory.current"
     try:
-        limit = int(_limit_file(group).read_text())  # "max" is no number, and no limit
-        used = int(usage.read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        limit = int(_text_of(_limit_file(group)))  # "max" is no number, and no limit
+        used = int(_text_of(f"{group}/{usage}"))
+        stat = dict(line.split() for line in _text_of(f"{group}/memory.stat").splitlines())
         # Cached files count as used, but go when memory is wanted.
         cached = int(stat.get("total_inactive_file" if is_v1 else "inactive_file", "0"))
     except (OSError, ValueError):
@@ -138,6 +144,11 @@ def _read_group(group: Path) -> Reading | None:
     return Reading(limit, max(0, limit - used + cached))
 
 
-def _limit_file(group: Path) -> Path:
-    v1 = group / "memory.limit_in_bytes"
-    return v1 if v1.exists() else group / "memory.max"
+def _limit_file(group: str) -> str:
+    v1 = f"{group}/memory.limit_in_bytes"
+    return v1 if os.path.exists(v1) else f"{group}/memory.max"  # noqa: PTH110
+
+
+def _text_of(path: str) -> str:
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        return file.read()

@@ -13,9 +13,10 @@ import faulthandler
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from os import lseek
 from typing import NoReturn, TextIO
+
+from msgspec import Struct
 
 from cluster.wire.hiding import hide_memory
 from cluster.worker.identity import Identity, become
@@ -39,8 +40,7 @@ _IGNORED = int(signal.SIG_IGN)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptors:
+class Descriptors(Struct, frozen=True, gc=False):
     """What a child keeps open besides 0, 1 and 2."""
 
     socket: int
@@ -48,8 +48,7 @@ class Descriptors:
     directory: int
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What a child is held to."""
 
     nursery: int  # whose death is its own

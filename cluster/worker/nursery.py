@@ -177,6 +177,8 @@ class Nursery:
 
     def _farewell(self) -> None:
         deadline = time.monotonic() + MAX_FAREWELL_SECONDS
+        poll = select.poll()
+        poll.register(self._alarm, select.POLLIN)
         while time.monotonic() < deadline:
             for pid in _children_of_this_process():
                 with contextlib.suppress(ProcessLookupError):
@@ -186,7 +188,8 @@ class Nursery:
                     pass
             except ChildProcessError:
                 return
-            time.sleep(SWEEP_SECONDS)
+            if poll.poll(1000 * SWEEP_SECONDS):  # a child's death ends the wait
+                os.read(self._alarm, 4096)
 
 
 def _children_of_this_process() -> list[int]:
@@ -216,7 +219,7 @@ def main(control: int, parent: int) -> None:
     hide_memory()
     nursery = Nursery(socket.socket(fileno=control), parent)
     # Children share our pages until one of them writes; a collector's round would write to all of them.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     nursery.serve()
     os._exit(0)

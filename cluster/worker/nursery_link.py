@@ -32,11 +32,12 @@ class NurseryLink:
             os.fsencode(config.group),
         )
         self._interpreter = interpreter
+        self._control: socket.socket
 
     @property
     def pid(self) -> int:
         """The nursery's process id; 0 if there is none."""
-        return self._interpreter.process.pid if self._interpreter is not None else 0
+        return self._interpreter.pid if self._interpreter is not None else 0
 
     @property
     def mark(self) -> str:
@@ -52,8 +53,9 @@ class NurseryLink:
         if self._interpreter is None:
             config = self._config
             self._interpreter = start_interpreter(config.sys_path, config.slots, dict(config.env))
-        send(self._interpreter.control, self._setup)
-        self._interpreter.control.settimeout(0)
+        self._control = socket.socket(fileno=self._interpreter.control.detach())
+        send(self._control, self._setup)
+        self._control.settimeout(0)
 
     def spawn(self, slot: int, generation: int, descriptors: tuple[int, int]) -> None:
         """Ask for a child. Raises `OSError` if the nursery is gone, which `news` tells too."""
@@ -77,14 +79,9 @@ class NurseryLink:
         if self._interpreter is None:
             return ""
         interpreter, self._interpreter = self._interpreter, None
-        interpreter.control.close()  # the end of this socket is its order to clean up
+        self._control.close()  # the end of this socket is its order to clean up
         interpreter.wait_for_exit()
         size = output.size_of(interpreter.stderr)
         words = output.tail_text(output.take(interpreter.stderr, size, self._config.max_output_bytes))
         interpreter.discard()
         return words
-
-    @property
-    def _control(self) -> socket.socket:
-        assert self._interpreter is not None  # noqa: S101 - asked only while it runs
-        return self._interpreter.control

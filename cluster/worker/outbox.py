@@ -7,22 +7,21 @@ repetition harmless. Only the supervisor's thread touches it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 from cluster.core.records import Fence, Report, WorkerId
 from cluster.wire.desks import WorkDesk
 from cluster.wire.messages import Progress
 
 
-@dataclass(slots=True)
-class Outbox:
+class Outbox(Struct):
     """Reports, confirmations and give-backs that the desk has not taken yet."""
 
-    reports: list[Report] = field(default_factory=list)
-    stopped: list[Fence] = field(default_factory=list)
-    given_back: list[Fence] = field(default_factory=list)
-    progress: list[Progress] = field(default_factory=list)
-    begun: list[Fence] = field(default_factory=list)
+    reports: list[Report] = []
+    stopped: list[Fence] = []
+    given_back: list[Fence] = []
+    progress: list[Progress] = []
+    begun: list[Fence] = []
 
     def flush(self, desk: WorkDesk, worker: WorkerId) -> None:
         """Tell it all. Raises what the desk raises, and keeps what it did not take."""

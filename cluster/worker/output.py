@@ -9,9 +9,9 @@ others append to is safe.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from cluster.core.printed import join, runs_of, shares
 
@@ -19,14 +19,6 @@ from cluster.core.printed import join, runs_of, shares
 MAX_FILE_BYTES = 8 << 20
 TAIL_LINES = 20
 TAIL_BYTES = 4096
-
-
-def make_file() -> int:
-    """A new, empty output file's descriptor."""
-    descriptor = os.memfd_create("cluster-output", os.MFD_CLOEXEC)
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
-    return descriptor
 
 
 def take(descriptor: int, size: int, max_bytes: int) -> bytes:
@@ -52,8 +44,7 @@ def tail_text(output: bytes) -> str:
     return "\n".join(text.splitlines()[-TAIL_LINES:])
 
 
-@dataclass(slots=True)
-class Flood:
+class Flood(Struct, gc=False):
     """What was taken away from a long-running job's file so far: its first bytes, and how many in all."""
 
     beginning: bytes = b""

@@ -8,6 +8,7 @@ this job and not on the next. No exception leaves this module: whatever a job ra
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable, Iterator
 from pickle import dumps, loads
@@ -173,15 +174,30 @@ def _close_run(first: int, results: list[Any], segments: list[Segment]) -> None:
     if not results:
         return
     try:
-        plain = _ATOMS.issuperset(map(type, results))
-        data = pickle.dumps(results, 5) if plain else cloudpickle.dumps(results, protocol=5)
-        segments.append(Segment(first, len(results), data))
+        segments.append(Segment(first, len(results), _dump_run(results)))
     except BaseException as error:
         if len(results) == 1:
             segments.append(_failed(error, _RESULT, first))
             return
         for offset, result in enumerate(results):
             _close_run(first + offset, [result], segments)
+
+
+class _PlainPickler(pickle.Pickler):
+    """Pickles the interpreter's own kinds of data, without a look at each, and raises `TypeError` for all others."""
+
+    def reducer_override(self, value: Any) -> Any:
+        raise TypeError(f"a {type(value).__name__} may need cloudpickle")
+
+
+def _dump_run(results: list[Any]) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        _PlainPickler(buffer, 5).dump(results)
+    except Exception:  # it is pickled again by who knows more, and what that raises counts
+        data: bytes = cloudpickle.dumps(results, protocol=5)
+        return data
+    return buffer.getvalue()
 
 
 def _failed(error: BaseException, stage: tuple[Ending, str], item: int) -> Segment:

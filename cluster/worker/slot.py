@@ -18,13 +18,12 @@ import os
 import select
 import signal
 import time
-from dataclasses import dataclass, field
 from enum import Enum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from cluster.core.records import Digest, Ending, Fence, Lease, Segment
-from cluster.worker import output
+from cluster.worker import memory_file
 from cluster.worker.channel import DONT_WAIT, Channel, Nonsense, make_pair
 from cluster.worker.output import Flood
 from cluster.worker.prefetch import LONG, MAX_QUEUED
@@ -54,8 +53,7 @@ class Phase(Enum):
 _READY, _STARTING = Phase.READY, Phase.STARTING  # a look at an enum's class is slow on Python 3.11
 
 
-@dataclass(frozen=True, slots=True)
-class Doom:
+class Doom(Struct, frozen=True):
     """Why the supervisor killed a child, and what that means for the job in hand. None in hand: for nobody."""
 
     ending: Ending
@@ -72,8 +70,7 @@ class Sent(Struct, gc=False):
     is_told: bool = False  # in a thread: the master knows that it runs
 
 
-@dataclass(slots=True)
-class Slot:
+class Slot(Struct):
     """One place for a running job."""
 
     index: int
@@ -82,18 +79,18 @@ class Slot:
     max_jobs: int = 0  # a child that has run so many is replaced; 0: never
     threads: int = 0  # > 0: its child runs so many jobs at a time (see `threads`)
     # Of these jobs in hand nothing is reported any more. True: their end is confirmed. Only where there are threads.
-    abandoned: dict[Fence, bool] = field(default_factory=dict)
+    abandoned: dict[Fence, bool] = {}
     pid: int = 0
     pidfd: int = -1
     output: int = -1
     # Earlier output files of the child, into which processes that jobs left behind may write: nobody reads them.
-    left_outputs: list[int] = field(default_factory=list)
+    left_outputs: list[int] = []
     relieve_at: float = 0.0  # when they are emptied next
     usual_max_jobs: int | None = None  # set while `max_jobs` is another, for this child only
-    outstanding: dict[Fence, Sent] = field(default_factory=dict)
+    outstanding: dict[Fence, Sent] = {}
     load_seconds: float = 0.0  # estimated, of all that is outstanding
     is_full: bool = False  # the socket refused a datagram; the next result makes room
-    known: set[Digest] = field(default_factory=set)  # functions the child has been sent: a hint, see FunctionMissing
+    known: set[Digest] = set()  # functions the child has been sent: a hint, see FunctionMissing
     doom: Doom | None = None
     refusals: int = 0  # how often in a row the child was found not to have taken its job in time
 
@@ -101,7 +98,7 @@ class Slot:
     started: float = NEVER  # monotonic
     deadline: float = NEVER
     item: int = -1  # of a careful chunk: the item that runs
-    segments: list[Segment] = field(default_factory=list)
+    segments: list[Segment] = []
     flood: Flood = field(default_factory=Flood)
     look_at: float = NEVER  # when its output is looked at next
     told: int = UNTOLD  # how much of its output the master has been told
@@ -163,7 +160,7 @@ class Slot:
         """Make what the next child needs; the descriptors to hand to the nursery."""
         self.generation += 1
         self._mine, self._theirs = make_pair()
-        self.output = output.make_file()
+        self.output = memory_file.make_file()
         self.phase = Phase.STARTING
         if self.usual_max_jobs is not None:
             self.max_jobs, self.usual_max_jobs = self.usual_max_jobs, None

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import select
 import socket
 import threading
@@ -402,4 +401,4 @@ class Supervisor:
 
 
 def _new_id(name: str) -> WorkerId:
-    return f"{name}#{secrets.token_hex(4)}"
+    return f"{name}#{os.urandom(4).hex()}"

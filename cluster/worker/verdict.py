@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from cluster.core.records import Ending
 
@@ -23,8 +24,7 @@ _MEANINGS = {
 HOST = "/proc/vmstat"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """How a death ended the job that was in hand."""
 
     ending: Ending

@@ -35,13 +35,57 @@ def test_the_first_round_sends_one_item_to_each_slot() -> None:
     assert sizer.size(1000) == 1
 
 
-def test_no_ops_are_at_full_size_after_three_rounds() -> None:
+def test_no_ops_are_at_full_size_after_two_rounds() -> None:
     sizer = ChunkSizer(2, None)
 
     sizes = simulate(sizer, slots=2, item_seconds=1e-6, journey_seconds=2e-4, total=100_000)
 
-    assert max(sizes[:20]) >= MAX_ITEMS // 2
-    assert len(sizes) <= 50
+    assert max(sizes[:6]) >= MAX_ITEMS // 2
+    assert len(sizes) <= 30
+
+
+@pytest.mark.parametrize("journey_seconds", [2e-4, 1e-3, 5e-3])
+def test_a_second_round_of_one_chunk_for_each_slot_tells_the_items_from_their_journey(journey_seconds: float) -> None:
+    sizer = ChunkSizer(2, None)
+
+    sizes = simulate(sizer, slots=2, item_seconds=2e-4, journey_seconds=journey_seconds, total=10_000)
+
+    assert sizes[0] == sizes[1] == 1
+    assert 1 < sizes[2] == sizes[3] <= TARGET_SECONDS / (journey_seconds + 2e-4) + 1
+    assert 0.9 * TARGET_SECONDS <= sizes[4] * 2e-4 <= 1.1 * TARGET_SECONDS
+
+
+def test_a_probe_whose_journey_was_the_slower_one_makes_a_chunk_four_times_too_large_at_most() -> None:
+    sizer = ChunkSizer(1, None)
+    sizer.on_ended(1, sent=0.0, ended=0.009)  # of which it took a tenth by itself
+    size = sizer.size(None)
+
+    sizer.on_ended(size, sent=0.01, ended=0.01 + size * 0.0009)
+
+    assert size == 5
+    assert TARGET_SECONDS < sizer.size(None) * 0.0009 <= 4.1 * TARGET_SECONDS
+
+
+def test_a_probe_that_ends_after_the_others_does_not_undo_what_they_told() -> None:
+    sizer = ChunkSizer(2, None)
+    sizer.on_ended(1, sent=0.0, ended=1e-3)
+    sizer.on_ended(49, sent=1e-3, ended=2.1e-3)
+    size = sizer.size(None)
+
+    sizer.on_ended(1, sent=0.0, ended=3e-3)
+    sizer.on_ended(49, sent=1e-3, ended=4e-3)
+
+    assert size > 5_000
+    assert sizer.size(None) == size
+
+
+def test_a_probe_that_takes_its_time_is_no_rough_one() -> None:
+    sizer = ChunkSizer(2, None)
+
+    sizer.on_ended(1, sent=0.0, ended=0.02)
+
+    assert sizer.can_send(7, 7)
+    assert sizer.size(None) == 2
 
 
 def test_slow_items_travel_alone() -> None:
@@ -66,7 +110,7 @@ def test_chunks_shrink_near_the_end_but_not_to_nothing() -> None:
     sizer.on_ended(10, sent=0.0, ended=10 * 1e-4)
 
     assert sizer.size(None) == TARGET_SECONDS / 1e-4
-    assert sizer.size(800) == 100
+    assert sizer.size(800) == 200
     assert sizer.size(8) == LEAST_SECONDS / 1e-4
 
 

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from cluster.core import events, leases
 from cluster.core.digests import name_function
-from cluster.core.effects import Admitted, Effect, Ended, Leased
+from cluster.core.effects import Effect, Ended, Leased
 from cluster.core.handlers import Board, Settings
 from cluster.core.job import Job, WorkerHeld
 from cluster.core.records import (
@@ -69,8 +69,7 @@ def spec(name: str = "", options: Options | None = None, **fields: Any) -> JobSp
 
 def job(name: str = "", options: Options | None = None, *, seq: int = 1) -> Job:
     """A job that no board has."""
-    admitted = Admitted(seq, spec(name, options), WALL)
-    return Job(admitted, admitted.spec)
+    return Job(seq, spec(name, options), WALL)
 
 
 def worker(resources: dict[str, int] | None = None, labels: Sequence[tuple[str, str]] = ()) -> WorkerHeld:

@@ -127,6 +127,8 @@ class Model:
                 self.finish(job, JobState.DEAD_LETTER)
             elif job.lease is not None:
                 job.waits.clear()
+            if job.expires is not None:
+                job.expires = max(job.expires, mono)  # what was over meanwhile is over now, in order of admission
         self.expire(mono)
         for worker in dict.fromkeys(job.lease[0] for job in self.jobs.values() if job.lease is not None):
             self.lose(worker)

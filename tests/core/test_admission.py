@@ -43,7 +43,7 @@ def test_a_job_is_admitted_with_its_function_and_may_be_leased() -> None:
 
     effects = scene.submit(one)
 
-    assert effects == [FunctionAdded(TASK), Admitted(1, one, WALL, owner=scene.owner), Wake()]
+    assert effects == [FunctionAdded(TASK), Admitted(1, one, WALL, owner=scene.owner)]
     assert scene.state("a") is JobState.QUEUED
     assert scene.board.counters.submitted == 1
 
@@ -81,7 +81,7 @@ def test_a_job_that_is_here_already_is_accepted_again_and_runs_once() -> None:
 
     effects = scene.submit(spec("a"))
 
-    assert effects == [TellAccepted(scene.owner, "a"), Wake()]
+    assert effects == [TellAccepted(scene.owner, "a")]
     assert scene.board.next_seq == 2
 
 
@@ -171,7 +171,7 @@ def test_once_the_store_is_well_jobs_are_admitted_again() -> None:
 
     effects = scene.tell(events.StoreHealed())
 
-    assert effects == [Wake()]
+    assert effects == []
     assert every(Admitted, scene.submit(spec("a")))
 
 
@@ -208,7 +208,7 @@ def test_a_job_that_may_not_run_twice_waits_until_its_admission_is_durable() -> 
     assert [one.job for one in every(TellAdmitted, effects)] == ["once", "keyed"]
     assert scene.poll(9) == []
 
-    assert scene.durable("once", "keyed") == [Wake()]
+    assert scene.durable("once", "keyed") == [Wake(WORKER)]
 
     assert len(scene.poll(9)) == 2
 

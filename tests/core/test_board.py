@@ -7,11 +7,11 @@ import pytest
 
 from cluster.core import events
 from cluster.core.board import HANDLERS, Board, Settings
-from cluster.core.effects import Effect, Wake
+from cluster.core.effects import Wake
 from cluster.core.records import JobSpec
 from cluster.core.states import Cause, IllegalMove, JobState
 from cluster.store.memory import MemoryStore
-from tests.core.builders import TASK, Scene, every, failure, moment, spec, success
+from tests.core.builders import TASK, Scene, moment, spec, success
 from tests.sim.invariants import check_board
 
 MAX_BYTES_PER_QUEUED_JOB = 600
@@ -31,21 +31,6 @@ def test_a_move_that_the_table_does_not_hold_changes_nothing() -> None:
 
     assert scene.state("a") is JobState.QUEUED
     check_board(scene.board)
-
-
-def test_a_wake_up_follows_whatever_may_have_made_work() -> None:
-    scene = Scene()
-    fence = scene.lease(spec("a"))
-    makers: list[list[Effect]] = [
-        scene.submit(spec("b")),
-        scene.register("other#1"),
-        scene.report(failure(fence)),
-        scene.requeue("a"),
-        scene.tick(1.0),
-        scene.cancel("a"),
-    ]
-
-    assert [len(every(Wake, effects)) for effects in makers] == [1] * len(makers)
 
 
 def test_a_result_is_needed_while_its_job_is_here_or_others_wait_for_it() -> None:

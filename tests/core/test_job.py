@@ -17,7 +17,7 @@ from cluster.core.states import JobState
             {
                 "state": JobState.SUBMITTED, "run": 1, "attempts": 0, "failures": 0, "crashes": 0, "outgrown": 0,
                 "unmet": 0, "fence": 0, "stopping": 0, "due_mono": 0.0, "expires_mono": 0.0, "is_settled": False,
-                "started": 0.0, "worker": "", "chunk": None,
+                "started": 0.0, "worker": "", "chunk": None, "owner": 0,
             },
         ),
         (LeaseHeld, {"is_granted": True, "is_revoked": False, "memory": 0}),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from cluster.core import events
 from cluster.core.board import FENCE_BITS
-from cluster.core.effects import AttemptFailed, Ended, GivenBack, Leased, LeasedJob, TellGranted, TellStop, Wake
+from cluster.core.effects import AttemptFailed, Ended, GivenBack, Leased, LeasedJob, TellGranted, TellStop
 from cluster.core.records import Ending, Lease, Options
 from cluster.core.states import JobState
 from tests.core.builders import (
@@ -106,7 +106,7 @@ def test_jobs_given_back_stand_where_they_stood_with_no_attempt_spent() -> None:
 
     effects = scene.tell(events.GiveBack(WORKER, tuple(fences)))
 
-    assert effects == [GivenBack(tuple(fences)), Wake()]
+    assert effects == [GivenBack(tuple(fences))]
     assert scene.job("a").attempts == 0
     again = scene.poll(3)
     assert [scene.describe(fence).job for fence in again] == ["a", "b", "c"]
@@ -130,13 +130,13 @@ def test_giving_back_twice_or_what_is_unknown_or_another_s_changes_nothing() -> 
     fence = scene.lease(spec("a"))
     scene.register("other#1")
 
-    assert scene.tell(events.GiveBack("other#1", (fence,))) == [Wake()]
+    assert scene.tell(events.GiveBack("other#1", (fence,))) == []
     assert scene.state("a") is JobState.ASSIGNED
 
     effects = scene.tell(events.GiveBack(WORKER, (fence, fence, 12345)))
 
     assert only(GivenBack, effects) == GivenBack((fence,))
-    assert scene.tell(events.GiveBack(WORKER, (fence,))) == [Wake()]
+    assert scene.tell(events.GiveBack(WORKER, (fence,))) == []
     assert scene.job("a").attempts == 0
 
 
@@ -147,7 +147,7 @@ def test_giving_back_an_attempt_that_was_ordered_to_stop_only_says_that_it_is_go
 
     effects = scene.tell(events.GiveBack(WORKER, (fence,)))
 
-    assert effects == [Wake()]
+    assert effects == []
     assert not scene.board.jobs
     assert not scene.board.leases
 
@@ -161,7 +161,7 @@ def test_a_stopped_attempt_frees_its_resources_and_lets_the_job_be_forgotten() -
 
     effects = scene.tell(events.Stopped(WORKER, (fence,)))
 
-    assert effects == [Wake()]
+    assert effects == []
     assert not scene.board.jobs
     assert scene.board.workers[WORKER].free == {"gpu": 1}
 

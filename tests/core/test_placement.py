@@ -115,28 +115,12 @@ def test_a_paused_queue_hands_out_nothing_and_others_go_on() -> None:
     push(placement, queued("held", Options(queue="x")), queued("free"))
 
     assert pop(placement) == ["free"]
-    assert not placement.has_work()
+    assert placement.any_fitting(worker()) is None
 
     placement.paused.clear()
 
-    assert placement.has_work()
+    assert placement.any_fitting(worker()) is not None
     assert pop(placement) == ["held"]
-
-
-def test_whether_there_is_work_may_be_asked_while_another_thread_adds_lanes() -> None:
-    placement = Placement()
-    push(placement, queued("", Options(queue="x")), queued("", Options(queue="y")))
-
-    class Meanwhile(set[str]):
-        """Each look at it is the moment at which another thread is at work."""
-
-        def __contains__(self, queue: object) -> bool:
-            placement.push(queued("", Options(queue=f"{queue} again")))
-            return True
-
-    placement.paused = Meanwhile()
-
-    assert not placement.has_work()
 
 
 def test_the_depth_counts_all_lanes_of_a_queue() -> None:
@@ -170,7 +154,7 @@ def test_an_empty_lane_is_dropped() -> None:
 
     assert placement.depth() == {}
     assert pop(placement) == []
-    assert not placement.has_work()
+    assert placement.any_fitting(worker()) is None
 
 
 def test_a_job_that_was_cancelled_and_requeued_is_handed_out_once() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cluster.core import chunks, events
 from cluster.core.board import Board, Settings
-from cluster.core.effects import AttemptFailed, Effect, Ended, Wake
+from cluster.core.effects import AttemptFailed, Effect, Ended
 from cluster.core.records import Certificate, Ending, Options, Outcome, Report, RetryRule
 from cluster.core.states import Cause, JobState
 from tests.core.builders import (
@@ -48,7 +48,6 @@ def test_a_success_is_the_outcome() -> None:
             owner=scene.owner,
             output=b"hello",
         ),
-        Wake(),
     ]
     assert scene.board.counters.completed == 1
 
@@ -185,7 +184,7 @@ def test_a_late_report_is_refused_and_counted() -> None:
     scene.report(failure(fence))
     (current,) = scene.poll()
 
-    assert scene.report(success(fence), failure(fence)) == [Wake()]
+    assert scene.report(success(fence), failure(fence)) == []
 
     assert scene.board.counters.fenced == 2
     assert scene.job("a").fence == current
@@ -208,7 +207,7 @@ def test_a_report_by_a_worker_that_has_not_the_lease_changes_nothing() -> None:
 
     effects = scene.report(success(fence), success(12345), name="other#1")
 
-    assert effects == [Wake()]
+    assert effects == []
     assert scene.state("a") is JobState.ASSIGNED
     assert scene.board.counters.fenced == 2
 
@@ -218,10 +217,10 @@ def test_a_report_of_a_stopped_attempt_is_refused_and_shows_that_it_is_gone() ->
     fence = scene.lease(spec("a"))
     scene.settle(scene.cancel("a"))
 
-    assert scene.report(success(fence), name="other#1") == [Wake()]
+    assert scene.report(success(fence), name="other#1") == []
     assert scene.board.leases
 
-    assert scene.report(success(fence)) == [Wake()]
+    assert scene.report(success(fence)) == []
 
     assert not scene.board.leases
     assert not scene.board.jobs
@@ -321,7 +320,6 @@ def test_missing_arguments_end_the_job_and_name_what_is_missing() -> None:
     assert ended.state is JobState.DEAD_LETTER
     assert ended.certificate is not None
     assert ended.certificate.reason == "the result of job old, an argument, is no longer in the store"
-    assert effects[-1] == Wake(), "what it held is free for others"
 
 
 def test_missing_arguments_of_a_lease_that_is_over_change_nothing() -> None:

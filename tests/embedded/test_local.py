@@ -22,6 +22,7 @@ from cluster.errors import Refused
 from cluster.worker.nursery_start import Interpreter, start_interpreter
 from tests.acceptance import tasks
 from tests.acceptance.programs import is_gone, python, wait_until
+from tests.client.test_gate import Interrupter
 from tests.worker.gate import Gate
 
 
@@ -312,7 +313,8 @@ def test_what_was_started_for_a_cluster_that_can_not_be_made_is_gone(monkeypatch
     with pytest.raises(Refused, match="names no store"):
         _ = cluster.local(slots=1, store="nonsense")
 
-    assert started[0].process.returncode is not None
+    with pytest.raises(ChildProcessError):  # it was waited for
+        os.waitpid(started[0].pid, os.WNOHANG)
     assert started[0].control.fileno() == -1
 
 
@@ -324,3 +326,52 @@ def test_a_nursery_that_can_not_be_started_at_once_is_started_later(monkeypatch:
 
     with cluster.local(slots=1) as c:
         assert c.submit(abs, (-1,)).result(timeout=30) == 1
+
+
+@pytest.mark.parametrize(("store", "also"), [("memory:", ("pathlib", "sqlite3")), ("sqlite:///jobs.db", ())])
+def test_a_first_result_loads_nothing_that_it_does_not_need(store: str, also: tuple[str, ...], tmp_path: Path) -> None:
+    slow = ("_hashlib", "json", "difflib", "random", "secrets", "psutil", "pydantic", *also)
+    program = f"""
+import gc, sys
+sys.path[:] = {sys.path!r}
+import cluster
+with cluster.local(slots=1, store={store!r}) as c:
+    assert c.submit(pow, (2, 10)).result() == 1024
+    print([name for name in {slow} if name in sys.modules], gc.isenabled())
+"""
+
+    # Without `site`, whose .pth files load what they like.
+    command = [sys.executable, "-S", "-c", program]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert said.stdout.split() == ["[]", "True"]
+
+
+def test_a_reader_that_is_interrupted_again_and_again_has_every_result_once() -> None:
+    interrupter = Interrupter()
+    results: list[Any] = []
+    interrupts = 0
+    is_over = False
+
+    with cluster.local(slots=1) as c:
+        batch = c.map(itself_or_nothing, range(3_000), chunksize=50, errors="return")
+        with interrupter.at_work():
+            while not is_over:
+                try:
+                    interrupter.is_armed = True
+                    for result in batch:
+                        results.append(result)
+                        interrupter.is_armed = True
+                    interrupter.is_armed = False
+                    is_over = True
+                except KeyboardInterrupt:
+                    interrupts += 1
+
+    assert [result if type(result) is int else result.args[0] for result in results] == list(range(3_000))
+    assert interrupts > 0
+
+
+def itself_or_nothing(number: int) -> int:
+    if number % 7 == 0:
+        raise ValueError(number)
+    return number

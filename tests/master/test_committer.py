@@ -138,16 +138,16 @@ def failed(seq: int) -> AttemptFailed:
 def test_what_needs_no_commit_comes_back_at_once_and_the_rest_goes_to_the_log(bench: Bench) -> None:
     stop, refused = TellStop("w#1", Stop(1, Ending.CANCELLED)), TellRefused(1, "9", "refused", "no")
 
-    early = bench.append(stop, admitted(1), Wake(), refused)
+    early = bench.append(stop, admitted(1), Wake("w#1"), refused)
 
-    assert early == [stop, Wake(), refused]
+    assert early == [stop, Wake("w#1"), refused]
     bench.committer.drive()
     assert bench.store.groups == [[admitted(1)]]
     assert bench.listener.durable == [admitted(1)]
 
 
 def test_a_decision_without_anything_to_write_or_tell_leaves_no_trace(bench: Bench) -> None:
-    bench.append(Wake())
+    bench.append(Wake("w#1"))
 
     bench.committer.drive()
 
@@ -848,9 +848,13 @@ def test_while_a_refusal_waits_the_rest_is_told_apart_as_ever(bench: Bench) -> N
 
     refused = TellRefused(1, "1", "store", "disk full")
     durable = threading.Event()
-    told = [bench.append(Wake()), bench.append(refused, ended(2), Wake()), bench.append(then=durable.set)]
+    told = [
+        bench.append(Wake("w#1")),
+        bench.append(refused, ended(2), Wake("w#1")),
+        bench.append(then=durable.set),
+    ]
 
-    assert told == [[Wake()], [Wake()], []]
+    assert told == [[Wake("w#1")], [Wake("w#1")], []]
     outcome = bench.committer.undurable("2")
     assert outcome is not None
     assert outcome.job == "2"

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from cluster.core import events
-from cluster.core.effects import Wake
 from cluster.core.records import Options
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
@@ -140,7 +139,7 @@ def test_a_decision_returns_its_effects_and_says_when_it_is_durable() -> None:
 
         effects = rig.master.decide(events.Tick(), lambda: durable.append("yes"))
 
-        assert effects == [Wake()]
+        assert effects == []
         assert durable == ["yes"]
 
 

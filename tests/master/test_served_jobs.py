@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -13,6 +17,8 @@ from cluster.core.states import JobState
 from cluster.errors import Refused, UnknownJob
 from cluster.master import jobs_desk, served_jobs
 from cluster.master.served_jobs import ServedJobsDesk
+from cluster.store.port import Store
+from cluster.store.sqlite import SqliteStore
 from cluster.wire import calls
 from cluster.wire.calls import CALLS
 from cluster.wire.keys import Role
@@ -24,8 +30,8 @@ PEER = Peer(1, Role.CLIENT, "here")
 
 
 class Served:
-    def __init__(self) -> None:
-        self.rig = Rig()
+    def __init__(self, store: Store | None = None) -> None:
+        self.rig = Rig(store)
         self.desk = ServedJobsDesk(self.rig.master)
         self.session = self.desk.open(PEER, calls.Nothing()).session
 
@@ -214,3 +220,62 @@ def test_only_so_many_queues_are_paused(served: Served, monkeypatch: pytest.Monk
     with pytest.raises(Refused, match="1 queues are paused, which is the limit"):
         served.desk.pause(PEER, calls.QueueArgs("b"))
     served.desk.pause(PEER, calls.QueueArgs("a"))
+
+
+# --- many ---------------------------------------------------------------------------------------------------------
+
+# Of 600 bytes that a queued job may cost; the rest is what the allocator rounds up, and what the store takes.
+MAX_TRACED_BYTES = 450
+MANY = 20_000
+
+
+def fill(served: Served, done: int, jobs: int) -> None:
+    """Submit as over the network, each job with records of its own, until there are so many."""
+    for first in range(done, jobs, 500):
+        batch = tuple(
+            spec(f"abcdefabcdef-{number:07x}", Options(tags=("x",)), args=b"") for number in range(first, first + 500)
+        )
+        said = calls.Submit(served.session, batch, (TASK,), first + 1)
+        served.desk.submit(PEER, msgspec.msgpack.decode(msgspec.msgpack.encode(said), type=calls.Submit))
+        served.listen(seen=served.listen().mark)
+    while served.rig.store.tidy():  # what is still to be filed is in memory twice, and of a limited number
+        pass
+
+
+@pytest.fixture
+def filed(tmp_path: Path) -> Iterator[Served]:
+    """With a store that keeps its jobs on the disk."""
+    served = Served(SqliteStore(tmp_path / "jobs.db"))
+    yield served
+    served.desk.stop()
+    served.rig.master.stop()
+
+
+def test_a_queued_job_that_came_over_the_network_costs_little_besides_its_payload(filed: Served) -> None:
+    fill(filed, 0, 500)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        fill(filed, 500, MANY)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert filed.rig.master.board.counts[JobState.QUEUED] == MANY
+    assert (after - before) / MANY <= MAX_TRACED_BYTES
+
+
+def test_the_collector_s_way_does_not_grow_with_the_queue(filed: Served) -> None:
+    def way() -> int:
+        gc.collect()
+        return sum(len(gc.get_referents(thing)) for thing in gc.get_objects())
+
+    fill(filed, 0, 500)
+    before = way()
+
+    fill(filed, 500, MANY)
+
+    assert filed.rig.master.board.counts[JobState.QUEUED] == MANY
+    assert way() - before < MANY / 4

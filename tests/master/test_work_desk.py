@@ -107,12 +107,18 @@ def test_two_living_workers_may_share_a_name(rig: Rig) -> None:
 
 def test_a_worker_is_woken_when_there_is_work_and_only_then(rig: Rig) -> None:
     rig.register()
+    rig.work.poll(WORKER, 2)
     wakes(rig)
 
     rig.tick(1.0)
     assert wakes(rig) == 0
     rig.submit(spec("a"))
     assert wakes(rig) == 1
+    rig.submit(spec("b"))
+    assert wakes(rig) == 0, "it will poll, and has room for both"
+    assert len(rig.work.poll(WORKER, 2).leases) == 2
+    rig.submit(spec("c"))
+    assert wakes(rig) == 0, "it has room for no more, and asks once it has"
 
 
 def test_a_lease_has_all_that_the_job_needs(rig: Rig) -> None:
@@ -150,10 +156,11 @@ def test_a_job_may_start_before_its_admission_is_durable(held: tuple[Rig, HandSt
 def test_a_job_that_may_run_only_once_is_handed_out_when_its_lease_is_durable(held: tuple[Rig, HandStore]) -> None:
     rig, store = held
     rig.register()
+    rig.work.poll(WORKER, 1)
     rig.submit(spec("a", AT_MOST_ONCE))
     rig.notes.wait("accepted")
     # Accepted is told just before the board hears of it.
-    while not rig.master.board.placement.has_work():
+    while not rig.master.board.placement.depth():
         assert rig.wakes.acquire(timeout=10.0)
     store.gate.clear()
 
@@ -169,8 +176,9 @@ def test_a_job_that_may_run_only_once_is_handed_out_when_its_lease_is_durable(he
 def test_a_job_cancelled_before_its_lease_was_durable_is_never_handed_out(held: tuple[Rig, HandStore]) -> None:
     rig, store = held
     rig.register()
+    rig.work.poll(WORKER, 1)
     rig.submit(spec("a", AT_MOST_ONCE))
-    while not rig.master.board.placement.has_work():
+    while not rig.master.board.placement.depth():
         assert rig.wakes.acquire(timeout=10.0)
     store.gate.clear()
     rig.work.poll(WORKER, 1)
@@ -309,6 +317,20 @@ def test_a_result_that_can_t_be_read_now_is_asked_for_again_later_but_not_for_ev
     (_, certificate), *_ = rig.jobs.history("second").attempts
     assert certificate.ending is Ending.CRASHED
     assert certificate.reason == "the results that are its arguments can't be read: store test:: input/output error"
+
+
+def test_a_worker_that_is_not_given_what_was_leased_to_it_is_woken_to_ask_again(rig: Rig) -> None:
+    rig.report(success(lease_of(rig, "first", Options(result_ttl=1.0)).fence))
+    rig.submit(spec("second", inputs=("first",)))
+    rig.store.prune(WALL + 99.0, lambda job: False)
+    wakes(rig)
+
+    assert rig.work.poll(WORKER, 1).leases == ()
+
+    assert wakes(rig) == 1, "the board counts its room as taken"
+    assert rig.work.poll(WORKER, 1).leases == ()
+    rig.submit(spec("third"))
+    assert wakes(rig) == 1
 
 
 def test_an_altered_result_keeps_no_other_lease_from_its_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ STRANGERS = [{"store", "wire"}, {"master", "worker", "client"}]
 
 # All that the pure core may import. Nothing here reads a clock, a file, a socket, or chance.
 PURE = {
-    "__future__", "abc", "array", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools",
+    "__future__", "_blake2", "abc", "array", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools",
     "graphlib", "hashlib", "heapq", "itertools", "math", "msgspec", "operator", "re", "struct", "types", "typing",
     "zlib",
 }  # fmt: skip

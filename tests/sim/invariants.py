@@ -30,6 +30,7 @@ def check_board(board: Board) -> None:
     _check_leases(board)
     _check_dependants(board)
     _check_lanes(board)
+    _check_waking(board)
 
 
 def check_timers(board: Board, mono: float) -> None:
@@ -155,6 +156,31 @@ def _check_lanes(board: Board) -> None:
     _require(
         sum(queued.values()) == sum(lane.live for lane in board.placement._lanes.values()), "a queued job has no lane"
     )
+
+
+def _check_waking(board: Board) -> None:
+    """Nobody waits for whom there is work, unless others are on their way to it."""
+    placement, waking = board.placement, board.waking
+    expected: Counter[int] = Counter()
+    for worker, woken in waking.woken.items():
+        _require(worker in board.workers, f"worker {worker} was woken, and is gone")
+        _require(min(woken.count, woken.rest) >= 0, f"worker {worker} was woken for {woken.count} of {woken.rest} jobs")
+        expected[id(woken.lane)] += woken.count
+    for lane in placement._lanes.values():
+        _require(lane.expected == expected[id(lane)], f"lane {lane.key} expects {lane.expected} jobs to be taken")
+    for worker, wanted in waking.waiting.items():
+        held = board.workers.get(worker)
+        _require(held is not None, f"worker {worker} waits, and is gone")
+        _require(wanted > 0, f"worker {worker} waits for nothing")
+        _require(worker not in waking.woken, f"worker {worker} was woken, and waits")
+        _require(held is None or not held.is_draining, f"worker {worker} waits, and is drained")
+        for lane in placement._lanes.values():
+            if held is not None and placement.fits(lane, held):
+                _require(
+                    lane.expected >= lane.live,
+                    f"worker {worker} waits, though {lane.live} jobs of lane {lane.key} are there, "
+                    f"and those who were woken will take {lane.expected}",
+                )
 
 
 def _require(holds: bool, sentence: str) -> None:

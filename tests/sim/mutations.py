@@ -172,7 +172,7 @@ MUTATIONS = (
     Mutation(
         "a new budget is not written down",
         "core/control.py",
-        "        effects.append(Rebudgeted(job.seq, job.admitted))\n",
+        "        effects.append(Rebudgeted(job.seq, admission_of(job)))\n",
         "",
     ),
     Mutation(
@@ -320,6 +320,30 @@ MUTATIONS = (
         "wire/conversation.py",
         "            yield from self._watch_again(opened.session)\n",
         "",
+    ),
+    Mutation(
+        "a woken worker that takes nothing is counted on for ever",
+        "core/waking.py",
+        "            if lane.live:\n                self._placement.fresh[lane] = None\n",
+        "",
+    ),
+    Mutation(
+        "resources that come back wake nobody",
+        "core/board.py",
+        "            if resources or lease.memory:\n                self.waking.recheck(holder.id)\n",
+        "",
+    ),
+    Mutation(
+        "a queue that is resumed wakes nobody",
+        "core/control.py",
+        "        board.waking.resume(event.queue)\n",
+        "",
+    ),
+    Mutation(
+        "a worker that is lost is counted on for ever",
+        "core/workers.py",
+        "    board.waking.forget(worker.id)\n    del board.workers[worker.id]",
+        "    del board.workers[worker.id]",
     ),
 )
 

@@ -73,20 +73,20 @@ def group(folder: Path, **files: str) -> Path:
 def test_a_group_s_limit_makes_a_small_host_and_its_cached_files_count_as_free(
     tmp_path: Path, files: dict[str, str]
 ) -> None:
-    assert read([group(tmp_path, **files)]) == Reading(1000, 400)
+    assert read([str(group(tmp_path, **files))]) == Reading(1000, 400)
 
 
 def test_the_tightest_of_several_groups_counts(tmp_path: Path) -> None:
     inner = group(tmp_path / "in", memory__max="max\n", memory__current="10\n", memory__stat="")
     outer = group(tmp_path, memory__max="1000\n", memory__current="950\n", memory__stat="")
 
-    assert read([inner, outer]) == Reading(1000, 50)
+    assert read([str(inner), str(outer)]) == Reading(1000, 50)
 
 
 def test_a_group_that_cannot_be_read_limits_nothing(tmp_path: Path) -> None:
     broken = group(tmp_path, memory__max="1000\n")
 
-    assert read([broken]).total == read(()).total
+    assert read([str(broken)]).total == read(()).total
 
 
 @pytest.mark.parametrize("line", ["0::/slice/us\n", "4:memory,cpu:/slice/us\n"], ids=["v2", "v1"])
@@ -95,11 +95,11 @@ def test_groups_are_found_from_our_own_outwards(tmp_path: Path, monkeypatch: pyt
     own.write_text("1:name=systemd:/\n" + line)
     for folder in (tmp_path / "fs/slice/us", tmp_path / "fs/slice"):
         group(folder, memory__max="max\n")
-    monkeypatch.setattr(host_memory, "_OWN_GROUPS", own)
-    monkeypatch.setattr(host_memory, "_V2", tmp_path / "fs")
-    monkeypatch.setattr(host_memory, "_V1", tmp_path / "fs")
+    monkeypatch.setattr(host_memory, "_OWN_GROUPS", str(own))
+    monkeypatch.setattr(host_memory, "_V2", f"{tmp_path}/fs")
+    monkeypatch.setattr(host_memory, "_V1", f"{tmp_path}/fs")
 
-    assert host_memory.find_groups() == (tmp_path / "fs/slice/us", tmp_path / "fs/slice")
+    assert host_memory.find_groups() == (f"{tmp_path}/fs/slice/us", f"{tmp_path}/fs/slice")
 
 
 def test_in_a_container_that_shows_only_the_root_the_root_counts(
@@ -107,10 +107,10 @@ def test_in_a_container_that_shows_only_the_root_the_root_counts(
 ) -> None:
     own = tmp_path / "own"
     own.write_text("0::/kubepods/pod1\n")
-    monkeypatch.setattr(host_memory, "_OWN_GROUPS", own)
-    monkeypatch.setattr(host_memory, "_V2", group(tmp_path / "fs", memory__max="1000\n"))
+    monkeypatch.setattr(host_memory, "_OWN_GROUPS", str(own))
+    monkeypatch.setattr(host_memory, "_V2", str(group(tmp_path / "fs", memory__max="1000\n")))
 
-    assert host_memory.find_groups() == (tmp_path / "fs",)
+    assert host_memory.find_groups() == (f"{tmp_path}/fs",)
 
 
 # --- what follows -----------------------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.worker import output
+from cluster.worker import memory_file, output
 from cluster.worker.output import Flood
 
 
 @pytest.fixture
 def file() -> Iterator[int]:
-    descriptor = output.make_file()
+    descriptor = memory_file.make_file()
     yield descriptor
     os.close(descriptor)
 
