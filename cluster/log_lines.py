@@ -2,7 +2,7 @@
 
 Every message is worded as an event with fields, `"died part=%s, again in %.1f s: %s"`. The JSON form takes the fields out
 of the template, so that whoever logs need not know which form is wanted, and a value keeps its type. Also what would
-otherwise go to standard error past the log, an uncaught exception or a warning, becomes such an object.
+otherwise go to standard error past the log, an uncaught exception or a warning, becomes a message, in either form.
 
 Much of a message may be a peer's or a job's choice: names, ids, the texts of errors. In either form one message is one
 line, and only a message begins a line with its time: nobody can write another's line by what it is called.
@@ -40,10 +40,9 @@ def set_up_log(level: str, form: str = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines(_TEXT))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    if form == "json":
-        logging.captureWarnings(capture=True)
-        sys.excepthook = _log_uncaught
-        threading.excepthook = _log_uncaught_of_thread
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_of_thread
 
 
 def tell_mistake(who: str, error: Exception) -> None:
@@ -51,7 +50,7 @@ def tell_mistake(who: str, error: Exception) -> None:
     if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
         LOG.error("%s: %s", who, error)
     else:
-        sys.stderr.write(f"{who}: {error}\n")
+        sys.stderr.write(in_one_line(f"{who}: {error}") + "\n")
 
 
 def message_of(line: str) -> str:

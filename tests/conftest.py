@@ -1,4 +1,5 @@
-"""What holds for every test: signals are as in a terminal, no process is left, Hypothesis knows of a busy machine.
+"""What holds for every test: signals are as in a terminal, no process and no handler of the log is left, Hypothesis knows
+of a busy machine.
 
 Each process that a test starts inherits `TESTS_RUN` in its environment, and so do that one's children, whoever adopts
 them. After each module every process that carries this run's mark must be gone. (The kit scrubs names that start with
@@ -8,6 +9,7 @@ them. After each module every process that carries this run's mark must be gone.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import uuid
@@ -48,6 +50,21 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, lambda *_: None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaves_this_process_s_log_alone() -> Iterator[None]:
+    """What runs a command here instead of in a process of its own may set up the log, for every later test too."""
+    before = log_handlers()
+
+    yield
+
+    assert log_handlers() == before, "the log of the tests' own process was set up"
+
+
+def log_handlers() -> list[logging.Handler]:
+    """The root's, but for pytest's own."""
+    return [handler for handler in logging.getLogger().handlers if not type(handler).__module__.startswith("_pytest")]
 
 
 def processes_of_this_run() -> list[psutil.Process]:

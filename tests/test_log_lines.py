@@ -131,6 +131,27 @@ def test_what_nobody_caught_is_such_a_line_too() -> None:
     assert "IndexError: pop from empty list" in of_main["exception"]
 
 
+def test_what_nobody_caught_moves_no_cursor_in_text_either() -> None:
+    said = run(
+        "text",
+        "forged = 'x\\n2026-11-27 20:00:00,000 WARNING cluster.audit: forged \\x1b[2J'",
+        "def fail(): raise ValueError(forged)",
+        "thread = threading.Thread(target=fail, name='duty')",
+        "thread.start()",
+        "thread.join()",
+        "warnings.warn(forged)",
+        "tell_mistake('cluster master', ValueError(forged))",
+        "fail()",
+    )
+
+    assert len([line for line in said if line.endswith("CRITICAL cluster: uncaught exception: thread=duty")]) == 1
+    assert len([line for line in said if line.endswith("CRITICAL cluster: uncaught exception")]) == 1
+    assert len([line for line in said if " WARNING py.warnings: " in line]) == 1
+    assert len([line for line in said if line.startswith("cluster master: x")]) == 1
+    assert not any(line.startswith("2026-11-27 20:00:00,000") for line in said)
+    assert all(line.isprintable() for line in said)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_mistake_is_told_in_the_form_of_the_log_and_read_back_from_either(form: str) -> None:
     (said,) = run(form, "tell_mistake('cluster master', ValueError('port 1 is in use'))")

@@ -132,7 +132,10 @@ def renew(role: RoleArgument, name: NameArgument, which: Which, form: Form, late
 @app.command()
 @grouped
 def revoke(role: RoleArgument, name: NameArgument, which: Which, form: Form) -> None:
-    """Have every certificate of a name refused. Masters that use this authority's revoked.pem cut it off at once."""
+    """Have every certificate of a name refused. Masters that use this authority's revoked.pem cut it off at once.
+
+    A master's is refused by those who have this list beside their ca.pem: carry it there.
+    """
     authority = _authority(which)
     serials = authority.revoke(role, name)
     if form.json:

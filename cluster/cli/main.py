@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -116,14 +117,13 @@ def main() -> None:
         # Before a command has begun: typer takes a moment to make all of them. Afterwards `grouped` meets it.
         typer.echo("cluster: interrupted", err=True)
         sys.exit(INTERRUPTED_STATUS)
-    except Exception as error:
-        if os.environ.get(SHOW_TRACEBACK):
-            raise
-        typer.echo(
-            f"cluster: this is a defect of the kit: {type(error).__name__}: {error}\n"
-            f"hint: {SHOW_TRACEBACK}=1 shows the traceback, which belongs into the report",
-            err=True,
-        )
+    except Exception as error:  # noqa: BLE001 - told as what it is
+        is_wanted = bool(os.environ.get(SHOW_TRACEBACK))
+        if is_wanted:
+            say(traceback.format_exc().rstrip())
+        say(f"cluster: this is a defect of the kit: {type(error).__name__}: {error}")
+        if not is_wanted:
+            say(f"hint: {SHOW_TRACEBACK}=1 shows the traceback, which belongs into the report")
         sys.exit(DEFECT_STATUS)
 
 

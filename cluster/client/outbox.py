@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Enough for a batch to be worth its call, few enough that the workers start early in a long loop of submits.
 _MAX_WAITING = 128
 _LINGER_SECONDS = 0.0005
-_MAX_IDLE_LAPS = 100  # then the sender sleeps deeply; awake it costs about 2 % of a core, asleep nothing
+_MAX_IDLE_LAPS = 1  # without a submission; then the sender sleeps deeply, for a lap costs what a ring costs
 
 Send = Callable[[list[JobSpec], tuple[FunctionBlob, ...]], None]
 

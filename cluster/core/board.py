@@ -36,6 +36,9 @@ from cluster.core.waking import Waking
 if TYPE_CHECKING:
     from cluster.core.events import Event
 
+# Leases of lost workers that are remembered for the log's sake, should a report come after all.
+MAX_LAPSED = 10_000
+
 Handler = Callable[["Board", Any, Now, list[Effect]], None]
 
 # A fence is (epoch << FENCE_BITS) + n: a later opening of the store issues only higher ones, whatever the earlier
@@ -75,6 +78,9 @@ class Board:
         self.jobs: dict[JobId, Job] = {}
         self.leases: dict[Fence, LeaseHeld] = {}
         self.workers: dict[WorkerId, WorkerHeld] = {}
+        self.lapsed: dict[
+            Fence, tuple[JobId, int]
+        ] = {}  # job and attempt, the oldest first; says nothing to any decision
         # WAITING (or SUBMITTED) jobs by what they wait for, then by their own id; `Job.unmet` counts a job's entries.
         self.dependants: dict[JobId, dict[JobId, Job]] = {}
         self.inputs_needed: dict[JobId, int] = {}  # how many jobs may yet want this job's result as an argument
@@ -169,6 +175,12 @@ class Board:
                 self.placement.push(job)
             else:
                 self.forget_if_settled(job)
+
+    def lapse(self, lease: LeaseHeld) -> None:
+        """Remember whose it was, for the log: its worker is lost, and may not know that yet."""
+        self.lapsed[lease.fence] = lease.job.spec.id, lease.attempt
+        if len(self.lapsed) > MAX_LAPSED:
+            del self.lapsed[next(iter(self.lapsed))]
 
     def revoke(self, job: Job, ending: Ending, effects: list[Effect]) -> None:
         """Void the job's lease and order its worker to stop the attempt; the job may not be leased until it has."""

@@ -24,7 +24,8 @@ def on_cancel(board: Board, event: events.Cancel, now: Now, effects: list[Effect
 def stop(board: Board, job: Job, ending: Ending, now: Now, effects: list[Effect]) -> None:
     """End a live job as cancelled or expired, whatever it is doing."""
     fence = job.fence
-    if fence:
+    lease = board.leases.get(fence)
+    if lease is not None:
         board.revoke(job, ending, effects)
     if ending is Ending.CANCELLED:
         board.move(job, Cause.CANCEL)
@@ -33,8 +34,8 @@ def stop(board: Board, job: Job, ending: Ending, now: Now, effects: list[Effect]
         board.move(job, Cause.EXPIRE)
         reason = "its time to live was over before it had an outcome"
     certificate = Certificate(ending=ending, reason=reason, attempt=job.attempts)
-    if fence:
-        certificate = settlement.dated(structs.replace(certificate, worker=job.worker), job, now)
+    if lease is not None:
+        certificate = settlement.dated(settlement.signed(board, certificate, lease), job, now)
     settlement.bury(board, job, EndOfRun(fence, b"", certificate), now, effects)
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from cluster.core.records import (
     Certificate,
+    Ending,
     Fence,
     FunctionBlob,
     JobId,
@@ -194,7 +195,17 @@ class Announced(Struct, frozen=True, gc=False):
     sentence: str
 
 
-Tell: TypeAlias = TellRefused | TellAccepted | TellStop | TellGranted | TellAdmitted | Announced
+class FencedOff(Struct, frozen=True, gc=False):
+    """A report came too late, or twice, and changed nothing; for the log. Needs no commit."""
+
+    worker: WorkerId
+    fence: Fence
+    ending: Ending  # as reported
+    job: JobId  # empty: the board has forgotten whose lease it was
+    attempt: int  # 0: likewise
+
+
+Tell: TypeAlias = TellRefused | TellAccepted | TellStop | TellGranted | TellAdmitted | Announced | FencedOff
 Effect: TypeAlias = Record | Tell | Wake
 
 

@@ -77,16 +77,21 @@ class Register(Struct, frozen=True):
     held: tuple[Fence, ...] | None = None
     memory_room: int = 0  # as in `WorkerHeld`
     memory_most: int = 0
+    host: str = ""
 
 
 class Heartbeat(Struct, frozen=True):
-    """A worker lives: its leases hold for another timeout. `running` are the jobs that its children are at."""
+    """A worker lives: its leases hold for another timeout. `running` are the jobs that its children are at.
+
+    `pids` names the process of each, in the same order; empty: it is not known.
+    """
 
     worker: WorkerId
     running: tuple[JobId, ...] = ()
     memory_room: int = 0  # as in `WorkerHeld`; both 0: nothing new is said
     memory_most: int = 0
     is_short: bool = False
+    pids: tuple[int, ...] = ()
 
 
 class Begun(Struct, frozen=True):

@@ -69,6 +69,7 @@ class LeaseHeld(Struct, gc=False, eq=False):
     is_granted: bool = True  # False: it must be durable first, and the worker has not heard of it
     is_revoked: bool = False  # nothing that is reported on it counts any more; only its end is awaited
     memory: int = 0  # promised to it, bytes; kept here because the job's own limit may grow before this ends
+    pid: int = 0  # of the process that a heartbeat has named; 0: none has yet
 
 
 class Suspicion(Struct, eq=False):
@@ -95,6 +96,7 @@ class WorkerHeld(Struct, eq=False):
     free: dict[str, int]  # resources besides slots
     labels: frozenset[tuple[str, str]]
     leases: dict[Fence, LeaseHeld]
+    host: str = ""  # where it runs; empty: an earlier master's, of which only its leases are known
     is_draining: bool = False  # an operator wants it empty: it is leased nothing more
     # Of memory, what jobs with a limit may have in all, and could have on an idle host; 0: it can hold none to a limit.
     memory_room: int = 0

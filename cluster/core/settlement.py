@@ -9,7 +9,7 @@ from msgspec import structs
 
 from cluster.core import chunks, events, policy, quarantine
 from cluster.core.board import Board, EndOfRun
-from cluster.core.effects import AttemptFailed, Effect
+from cluster.core.effects import AttemptFailed, Effect, FencedOff
 from cluster.core.job import Job, LeaseHeld
 from cluster.core.policy import Spent
 from cluster.core.records import Certificate, Ending, JobId, Now, Report
@@ -27,7 +27,7 @@ def on_reported(board: Board, event: events.Reported, now: Now, effects: list[Ef
     for report in event.reports:
         lease = current_lease(event.worker, report.fence)
         if lease is None:
-            _fence_off(board, event, report)
+            effects.append(_fence_off(board, event, report))
             continue
         worker = board.workers[event.worker]  # whoever has a current lease is here
         if report.ending is _SUCCEEDED and worker.suspicion is None:
@@ -49,7 +49,8 @@ def settle(board: Board, lease: LeaseHeld, report: Report, now: Now, effects: li
         else:  # a success has nothing to certify
             complete(board, job, EndOfRun(report.fence, report.payload, None, report.output), now, effects)
         return
-    certificate = _signed(report, lease)
+    given = report.certificate or Certificate(ending=report.ending, reason="its worker gave no reason")
+    certificate = signed(board, given, lease)
     job.outgrown += report.ending is Ending.OUT_OF_MEMORY
     if job.spec.items:
         _settle_chunk(board, job, (report, certificate), now, effects)
@@ -174,18 +175,26 @@ def _retry(board: Board, job: Job, told: tuple[Report, Certificate, float], now:
         board.enqueue(job, Cause.DUE)
 
 
-def _signed(report: Report, lease: LeaseHeld) -> Certificate:
-    """The report's certificate with what the board knows better than the worker."""
-    given = report.certificate or Certificate(ending=report.ending, reason="its worker gave no reason")
-    return structs.replace(given, attempt=lease.attempt, worker=lease.worker)
+def signed(board: Board, certificate: Certificate, lease: LeaseHeld) -> Certificate:
+    """With what the board knows better than the worker, and what it knows where nobody else can tell any more."""
+    holder = board.workers.get(lease.worker)
+    return structs.replace(
+        certificate,
+        attempt=lease.attempt,
+        worker=lease.worker,
+        host=certificate.host or (holder.host if holder is not None else ""),
+        pid=certificate.pid or lease.pid,
+    )
 
 
-def _fence_off(board: Board, event: events.Reported, report: Report) -> None:
+def _fence_off(board: Board, event: events.Reported, report: Report) -> FencedOff:
     """Refuse a report; if it is of an attempt that was ordered to stop, then it is over now."""
     board.counters.fenced += 1
     lease = board.leases.get(report.fence)
+    job, attempt = board.lapsed.get(report.fence, ("", 0)) if lease is None else (lease.job.spec.id, lease.attempt)
     if lease is not None and lease.is_revoked and lease.worker == event.worker:
         board.release(lease)
+    return FencedOff(event.worker, report.fence, report.ending, job, attempt)
 
 
 def _dependency_end(dependency: JobId, state: JobState | None) -> EndOfRun:

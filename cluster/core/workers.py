@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from cluster.core import control, events, leases, quarantine, settlement
 from cluster.core.board import Board
 from cluster.core.effects import Effect, Wake
@@ -32,6 +34,7 @@ def on_register(board: Board, event: events.Register, now: Now, effects: list[Ef
         free=free,
         labels=frozenset(event.labels),
         leases=held,
+        host=event.host,
         is_draining=known is not None and known.is_draining,
         memory_room=event.memory_room,
         memory_most=event.memory_most,
@@ -54,11 +57,15 @@ def on_heartbeat(board: Board, event: events.Heartbeat, now: Now, effects: list[
     worker.is_short = event.is_short
     if worker.suspicion is not None:
         quarantine.hear(board, worker, event.running, effects)
-    for job_id in event.running:
+    for job_id, pid in zip(event.running, event.pids or repeat(0), strict=False):
         job = board.jobs.get(job_id)
+        lease = worker.leases.get(job.fence) if job is not None else None
+        if job is None or lease is None:
+            continue
+        lease.pid = pid
         # Short jobs never show as RUNNING: they are over before anyone could look, and a message for each would cost.
         # Of a longer one `on_begun` knows, as a rule, before the heartbeat.
-        if job is not None and job.state is JobState.ASSIGNED and job.fence in worker.leases:
+        if job.state is JobState.ASSIGNED:
             board.move(job, Cause.START)
 
 
@@ -126,10 +133,13 @@ def _lose(board: Board, worker: WorkerHeld, now: Now, effects: list[Effect]) -> 
     board.waking.forget(worker.id)
     del board.workers[worker.id]
     for lease in list(worker.leases.values()):
+        board.lapse(lease)
         if lease.is_revoked:
             board.release(lease)
             continue
         reason = f"its worker {worker.id} was lost: no heartbeat for {board.settings.heartbeat_timeout_seconds:g} s"
-        certificate = settlement.dated(Certificate(ending=Ending.WORKER_LOST, reason=reason), lease.job, now)
+        certificate = settlement.dated(
+            Certificate(ending=Ending.WORKER_LOST, reason=reason, host=worker.host), lease.job, now
+        )
         report = Report(lease.fence, Ending.WORKER_LOST, certificate=certificate)
         settlement.settle(board, lease, report, now, effects)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from cluster.deploy.commands import key_file, parts_of, running_parts
 from cluster.deploy.processes import NOBODY, ProcessName
@@ -34,8 +34,10 @@ class MasterStatus(Struct, frozen=True):
     state: str
     store: str
     restarts: int = 0
-    trouble: str = ""  # why it died last, or why its store takes no jobs
-    security: dict[str, int] = {}  # what it refused for security's sake since it started, by event
+    trouble: str = ""  # why it died last, or takes no jobs, or did not answer this host's own certificate and key
+    security: dict[
+        str, int
+    ] = {}  # what it refused for security's sake since it started, by event; empty if unreachable
 
 
 class WorkerStatus(Struct, frozen=True):
@@ -51,6 +53,15 @@ class WorkerStatus(Struct, frozen=True):
     trouble: str = ""
     health: Health | None = None  # None: the master has not heard from it
     is_kept: bool = True  # False: it was started by hand, here or on another host, and no keeper restarts it
+
+
+class _Answer(Struct, frozen=True):
+    """What the master says of itself, its workers and its counters."""
+
+    info: MasterInfo | None = None  # None: it does not answer
+    workers: tuple[WorkerInfo, ...] = ()
+    stats: Stats | None = None
+    trouble: str = ""  # why it does not
 
 
 class Status(Struct, frozen=True):
@@ -71,12 +82,11 @@ def status(config: Config) -> Status:
     running = running_parts(parts_of(snapshot, runtime, {}), runtime)
     keeper = runtime.keeper()
     records = runtime.recorded()
-    info, workers, stats = _ask(config, dialled(snapshot.address)) if "master" in running else (None, (), None)
-    master = _master(config, snapshot.address, _now(records.get("master"), running.get("master")), info)
-    if stats is not None:
-        master = structs.replace(master, security=stats.security)
+    answer = _ask(config, dialled(snapshot.address)) if "master" in running else _Answer()
+    master = _master(config, snapshot.address, _now(records.get("master"), running.get("master")), answer)
     told = tuple(
-        _worker(worker, _now(records.get(worker.name), running.get(worker.name)), workers) for worker in config.workers
+        _worker(worker, _now(records.get(worker.name), running.get(worker.name)), answer.workers)
+        for worker in config.workers
     )
     if keeper is None and not running:
         state = "down"
@@ -86,7 +96,7 @@ def status(config: Config) -> Status:
         state = "up" if is_whole else "degraded"
     # Nobody promised that these would be there, so the state above does not depend on them.
     named = {worker.name for worker in config.workers}
-    joined = tuple(_joined(info) for info in workers if info.state != "lost" and info.name not in named)
+    joined = tuple(_joined(info) for info in answer.workers if info.state != "lost" and info.name not in named)
     return Status(config.name, state, 0 if keeper is None else keeper.pid, master, told + joined)
 
 
@@ -100,16 +110,15 @@ def _now(record: PartRecord | None, process: ProcessName | None) -> PartRecord:
     return PartRecord(process or NOBODY, state, known.restarts, known.since, known.trouble)
 
 
-def _ask(config: Config, address: str) -> tuple[MasterInfo | None, tuple[WorkerInfo, ...], Stats | None]:
-    """What the master says of itself, its workers and its counters; None: it does not answer."""
+def _ask(config: Config, address: str) -> _Answer:
     try:
-        return (
+        return _Answer(
             _call(config, address, "admin", "ping"),
             _call(config, address, "jobs", "workers"),
             _call(config, address, "jobs", "stats"),
         )
-    except ClusterError:
-        return None, (), None
+    except ClusterError as error:
+        return _Answer(trouble=str(error))
 
 
 def _call(config: Config, address: str, desk: str, method: str) -> Any:  # noqa: ANN401 - any call's answer
@@ -128,9 +137,10 @@ def _call(config: Config, address: str, desk: str, method: str) -> Any:  # noqa:
         proxy.close()
 
 
-def _master(config: Config, address: str, record: PartRecord, info: MasterInfo | None) -> MasterStatus:
+def _master(config: Config, address: str, record: PartRecord, answer: _Answer) -> MasterStatus:
     state = record.state
     trouble = record.trouble
+    info = answer.info
     if info is not None:
         if info.is_draining:
             state = "draining"
@@ -139,7 +149,9 @@ def _master(config: Config, address: str, record: PartRecord, info: MasterInfo |
         trouble = info.store_trouble or trouble
     elif state == "ready":
         state = "unreachable"
-    return MasterStatus(record.process.pid, address, state, config.master.store, record.restarts, trouble)
+        trouble = answer.trouble or trouble
+    security = answer.stats.security if answer.stats is not None else {}
+    return MasterStatus(record.process.pid, address, state, config.master.store, record.restarts, trouble, security)
 
 
 def _worker(worker: Worker, record: PartRecord, known: tuple[WorkerInfo, ...]) -> WorkerStatus:

@@ -47,6 +47,7 @@ from cluster.core.effects import (
     AttemptFailed,
     Effect,
     Ended,
+    FencedOff,
     FunctionAdded,
     GivenBack,
     Leased,
@@ -80,7 +81,7 @@ PRUNE_AFTER_ENDED = 10_000
 IDLE_SECONDS = 0.05
 
 # Sets of types and not isinstance: asked for every effect.
-_EARLY = frozenset({TellStop, TellRefused, Announced, Wake})
+_EARLY = frozenset({TellStop, TellRefused, Announced, FencedOff, Wake})
 _LEASING = frozenset({Leased, GivenBack})
 _PATIENT = _LEASING | {Admitted, FunctionAdded}
 _TELLS = frozenset({TellAccepted, TellAdmitted, TellGranted, TellRefused})
@@ -92,7 +93,7 @@ class Audience(Protocol):
     """Who carries out effects; the master."""
 
     def tell_early(self, effects: Sequence[Effect]) -> None:
-        """Stop orders, refusals and wake-ups, right after they were decided."""
+        """Stop orders, refusals, wake-ups and words for the log, right after they were decided."""
 
     def tell_durable(self, effects: Sequence[Effect]) -> None:
         """What the last commit made true."""
@@ -199,6 +200,10 @@ class Committer:
                 self._is_hastened.set()
         elif self._is_urgent or not self._store.is_instant:
             self.drive()
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that commits, and must not be kept from it."""
+        return self._thread is threading.current_thread()
 
     def drive(self) -> None:
         """Write the log in this thread, unless another one is at it and will see our entries too."""

@@ -28,6 +28,7 @@ from cluster.core.effects import (
     AttemptFailed,
     Effect,
     Ended,
+    FencedOff,
     StoredJob,
     TellAccepted,
     TellAdmitted,
@@ -154,7 +155,7 @@ class Master:
     # --- the committer's audience ----------------------------------------------------------------------------------
 
     def tell_early(self, effects: Sequence[Effect]) -> None:
-        """Stop orders, refusals and wake-ups."""
+        """Stop orders, refusals, wake-ups, and what the log should say."""
         for effect in effects:
             match effect:
                 case TellStop():
@@ -165,6 +166,8 @@ class Master:
                     LOG.warning("%s", effect.sentence)
                 case Wake():
                     self.mailboxes.wake(effect.worker)
+                case FencedOff():
+                    self.obituaries.write_late(effect)
 
     def tell_durable(self, effects: Sequence[Effect]) -> None:  # noqa: C901 - one branch for each kind
         """Acknowledgements, outcomes, grants, and refusals of what had to be struck out, after the commit that made it so."""

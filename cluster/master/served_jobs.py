@@ -27,6 +27,7 @@ from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.calls import Opened, PageOfJobs, Told
 from cluster.wire.messages import JobHistory, JobParts, Stats, WorkerInfo
 from cluster.wire.peer import Peer
+from cluster.wire.reply import Reply
 
 if TYPE_CHECKING:
     from cluster.master.master import Master
@@ -118,12 +119,12 @@ class ServedJobsDesk:
                 )
                 raise Refused(f"{reason}; install the same version of cluster as the master's")
 
-    def listen(self, _peer: Peer, said: calls.Listen) -> Told:
-        """What the session is to be told since `seen`, once there is something."""
+    def listen(self, _peer: Peer, said: calls.Listen, reply: Reply | None = None) -> Told:
+        """What the session is to be told since `seen`, once there is something; see `ToldBook.listen`."""
         client = self._client(said.session)
         if client is None:
             return Told(mark=said.seen, is_gone=True)
-        return client.book.listen(said.seen, min(max(0.0, said.timeout), MAX_LISTEN_SECONDS))
+        return client.book.listen(said.seen, min(max(0.0, said.timeout), MAX_LISTEN_SECONDS), reply)
 
     def watch(self, _peer: Peer, said: calls.Watch) -> tuple[JobInfo | None, ...]:
         """Have these jobs' outcomes told; None for an unknown one. Raises `Refused` if the session is unknown."""

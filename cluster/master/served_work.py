@@ -1,9 +1,9 @@
 """The work desk as it is served over the network: each registered worker's seat, and what waits there for it.
 
     worker's hearing thread ──► listen (long poll) ─┐                        ┌── wake (mailboxes: work, or an order)
-                                                    ├─► Seat: credit, marks ◄┘
-    worker's telling thread ──► tell ───────────────┘         │ poll
-                                     reports ──► board ◄──────┘
+            ▲                                       ├─► Seat: credit, marks ◄┘
+            │       telling thread ──► tell ────────┘         │ poll
+            └─── answer ◄── whoever woke    reports ──► board ◄─┘
 
 Connections break at any moment, so nothing here relies on an answer's arrival. An answer of `listen` is kept under its
 mark and sent again until a later `listen` acknowledges it. `tell` is answered once its reports are committed, and may be
@@ -12,7 +12,9 @@ never reached it and go back to the board, those that it names and are not its o
 
 Threads: one for each connection of the server; a worker has two connections. `Seat.listening` is held by the one
 `listen` that counts, the newest; an older one, of a connection that broke, lets go at once. It is held by `register`
-too, so that nothing can be leased between the worker's word of what it has and the board's hearing of it.
+too, so that nothing can be leased between the worker's word of what it has and the board's hearing of it. While that
+`listen` waits it lends what the lock guards to whoever wakes the worker: to lease for it there and then, and to send the
+answer, costs less than to wake a thread that does. The committer only wakes: others wait for its next commit.
 
 When the master dies, seats die with it, and every call of a worker is refused until it has registered again.
 
@@ -24,6 +26,7 @@ knows the worker's id, which holds a random incarnation and is told to nobody wh
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -36,8 +39,10 @@ from cluster.master.work_desk import WorkDesk
 from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.calls import FetchFunction, Heartbeat, Register, Tell, Welcome, Work, WorkerArgs, WorkListen
 from cluster.wire.peer import Peer
+from cluster.wire.reply import MAX_GIVEN_BYTES, Reply
 
 if TYPE_CHECKING:
+    from cluster.master.committer import Then
     from cluster.master.master import Master
 
 LOG = logging.getLogger("cluster.master")
@@ -55,6 +60,10 @@ MAX_WORKERS = 10_000
 MAX_LOST_WORKERS = 1000  # that are still listed
 # Of one question. A worker that asks for the whole queue gets it in pieces, for the board is held while they are leased.
 MAX_LEASES_AT_ONCE = 4096
+# What a lease weighs in an answer besides its payload, roughly.
+LEASE_BYTES = 200
+# What is lent comes back in a moment, and who waits is not woken for that alone.
+LOAN_SECONDS = 0.01
 # How many heartbeats may get lost before a worker does.
 HEARTBEATS_PER_TIMEOUT = 5.0
 
@@ -72,7 +81,9 @@ class Seat:
         self.credit = 0
         self.credit_turn = 0
         self.turn = 0  # of the newest `listen`
-        # The rest by whoever holds `listening`.
+        self.waiting: Reply | None = None  # of the `listen` that waits, if it may be answered by another thread
+        self.is_lent = False  # such a thread has what `listening` guards
+        # The rest by whoever holds `listening`, or has been lent it.
         self.mark = 0
         self.sent = 0  # leases, in all
         self.unacknowledged: Work | None = None
@@ -89,8 +100,52 @@ class Seat:
         """Make every earlier `listen` let go; the number by which this one knows itself."""
         with self.changed:
             self.turn += 1
+            self.waiting = None
             self.changed.notify_all()
             return self.turn
+
+    def wait(self, turn: int, deadline: float, reply: Reply | None) -> bool:
+        """Wait until a poll may bring something; False if this `listen` is over: answered, too old, or at its end."""
+        with self.changed:
+            if turn == self.turn:
+                self.waiting = reply
+            while self.is_lent or not (self.has_something() or self.unacknowledged is not None or turn != self.turn):
+                rest = deadline - time.monotonic()
+                if rest <= 0 and not self.is_lent:
+                    break
+                self.changed.wait(LOAN_SECONDS if self.is_lent else rest)
+            if turn == self.turn:
+                self.waiting = None
+            return turn == self.turn and self.unacknowledged is None and self.has_something()
+
+    def has_something(self) -> bool:
+        """There are leases for the next answer, or a poll may bring some."""
+        return self.is_rung or bool(self.leases)
+
+    def borrow(self) -> Reply | None:
+        """Ring; if somebody waits here, the reply to him, and with it, until `give_back`, what `listening` guards."""
+        with self.changed:
+            self.is_rung = True
+            if self.waiting is None or self.is_lent:
+                self.changed.notify_all()
+                return None
+            self.is_lent = True
+            return self.waiting
+
+    def give_back(self) -> None:
+        """End a loan. Whoever waits is woken if there is something for him to do."""
+        with self.changed:
+            self.is_lent = False
+            if self.unacknowledged is not None:
+                self.waiting = None  # it is answered, whether its thread has found that out or not
+            if self.waiting is None or self.has_something():
+                self.changed.notify_all()
+
+    def answer_ring(self) -> int:
+        """How many leases there is room for, at a poll that follows."""
+        with self.changed:
+            self.is_rung = False
+            return max(0, self.credit - self.sent)
 
     def grant(self, said: WorkListen | Tell) -> None:
         """The worker is willing to have been sent so many."""
@@ -105,19 +160,17 @@ class Seat:
                 self.is_rung = True
                 self.changed.notify_all()
 
-    def answer(self) -> Work | None:
-        """What there is for the worker, under its new mark; None if that is nothing."""
+    def prepare(self) -> None:
+        """Make the next answer of what there is for the worker, under a new mark; none if that is nothing."""
         leases: list[Lease] = []
         size = 0
         while self.leases and (not leases or size + size_of(self.leases[0]) <= MAX_ANSWER_BYTES):
             size += size_of(self.leases[0])
             leases.append(self.leases.popleft())
-        if not leases and not self.stops:
-            return None
-        self.mark += 1
-        self.unacknowledged = Work(self.mark, tuple(leases), tuple(self.stops))
-        self.stops = []
-        return self.unacknowledged
+        if leases or self.stops:
+            self.mark += 1
+            self.unacknowledged = Work(self.mark, tuple(leases), tuple(self.stops))
+            self.stops = []
 
 
 class ServedWorkDesk:
@@ -146,8 +199,8 @@ class ServedWorkDesk:
             self._note_namesakes(peer, said)
             return welcome
 
-    def listen(self, peer: Peer, said: WorkListen) -> Work:
-        """Wait for leases or orders."""
+    def listen(self, peer: Peer, said: WorkListen, reply: Reply | None = None) -> Work:
+        """Wait for leases or orders; another thread may have given the answer through `reply`."""
         _require_own(peer, said.worker)
         seat = self._seat(said.worker)
         if said.number != seat.number:
@@ -161,20 +214,9 @@ class ServedWorkDesk:
             if seat.unacknowledged is not None and said.seen < seat.mark:
                 return seat.unacknowledged
             seat.unacknowledged = None
-            while True:
-                with seat.changed:
-                    while not (seat.is_rung or seat.leases) and seat.turn == turn:
-                        rest = deadline - time.monotonic()
-                        if rest <= 0 or not seat.changed.wait(rest):
-                            break
-                    if seat.turn != turn or not (seat.is_rung or seat.leases):
-                        return Work(seat.mark)
-                    seat.is_rung = False
-                    room = max(0, seat.credit - seat.sent)
-                self._collect(said.worker, seat, room)
-                answer = seat.answer()
-                if answer is not None:
-                    return answer
+            while seat.wait(turn, deadline, reply):
+                self._collect(said.worker, seat)
+            return seat.unacknowledged or Work(seat.mark)
 
     def tell(self, peer: Peer, said: Tell) -> None:
         """Take what a worker has to say; its reports are committed on return.
@@ -182,11 +224,12 @@ class ServedWorkDesk:
         Reports of a worker that was lost, and whose seat is another's since, are counted before it is refused.
         """
         _require_own(peer, said.worker)
-        if self.take(said):
-            self._wait_durable()
+        is_durable = threading.Event()
+        if self.take(said, is_durable.set) and not is_durable.wait(MAX_COMMIT_SECONDS):
+            raise MasterUnavailable(f"the store has not committed for {MAX_COMMIT_SECONDS:g} s; tell it again later")
 
-    def take(self, said: Tell) -> bool:
-        """Decide what `tell` says; whether its worker must hear of that once it is committed."""
+    def take(self, said: Tell, then: Then) -> bool:
+        """Decide what `tell` says; False if that makes nothing durable, so that `then` won't be called."""
         try:
             seat = self._seat(said.worker)
         except Refused:
@@ -199,13 +242,13 @@ class ServedWorkDesk:
         # One that was on its way while the worker registered: it says all that was printed again, and that comes first.
         if said.progress and said.number == seat.number:
             self._work.progress(said.worker, said.progress)
-        # In this order: a report says more than that its attempt is gone.
+        # The last of these is durable after the others. A report comes first: it says more than that its attempt is gone.
         if said.reports:
-            self._work.report(said.worker, said.reports)
+            self._work.report(said.worker, said.reports, None if said.stopped or said.given_back else then)
         if said.stopped:
-            self._work.stopped(said.worker, said.stopped)
+            self._work.stopped(said.worker, said.stopped, None if said.given_back else then)
         if said.given_back:
-            self._work.give_back(said.worker, said.given_back)
+            self._work.give_back(said.worker, said.given_back, then)
         return bool(said.reports or said.stopped or said.given_back)
 
     def heartbeat(self, peer: Peer, said: Heartbeat) -> None:
@@ -256,7 +299,7 @@ class ServedWorkDesk:
                         f"{MAX_WORKERS:,} workers are registered, which is the limit; stop some, and try again"
                     )
             seat = Seat(said.number)
-            drop = self._work.adopt(said.hello, seat.ring, said.held)
+            drop = self._work.adopt(said.hello, functools.partial(self._wake, worker, seat), said.held)
             seat.welcome = Welcome(drop, self._interval_seconds, self._master.settings.heartbeat_timeout_seconds)
             old.take_turn()  # whoever began to listen meanwhile
             with self._lock:
@@ -298,8 +341,26 @@ class ServedWorkDesk:
         for worker in lost[:-MAX_LOST_WORKERS]:
             boxes.remove(worker)
 
-    def _collect(self, worker: WorkerId, seat: Seat, room: int) -> None:
-        poll = self._work.poll(worker, min(room, MAX_LEASES_AT_ONCE))
+    def _wake(self, worker: WorkerId, seat: Seat) -> None:
+        """A poll would bring something. From any thread; waits neither for the worker nor for a commit."""
+        if self._master.committer.is_here():
+            seat.ring()
+            return
+        reply = seat.borrow()
+        if reply is None:
+            return
+        try:
+            self._collect(worker, seat)  # once: should it be rung meanwhile, the thread that listens looks again
+            if seat.unacknowledged is not None and weight_of(seat.unacknowledged) <= MAX_GIVEN_BYTES:
+                reply.give(seat.unacknowledged)
+        except Exception:  # noqa: BLE001 - it is the worker's, whose own thread comes upon it again, and tells it
+            seat.ring()
+        finally:
+            seat.give_back()
+
+    def _collect(self, worker: WorkerId, seat: Seat) -> None:
+        """Lease for a worker, and put together the next answer, if there is anything for it."""
+        poll = self._work.poll(worker, min(seat.answer_ring(), MAX_LEASES_AT_ONCE))
         seat.sent += len(poll.leases)
         if len(poll.leases) >= MAX_LEASES_AT_ONCE:
             seat.ring()  # there may be more
@@ -317,16 +378,7 @@ class ServedWorkDesk:
             certificate = Certificate(ending=Ending.UNPICKLABLE, reason=reason, attempt=lease.attempt)
             self._work.report(worker, [Report(lease.fence, Ending.UNPICKLABLE, certificate=certificate)])
             seat.ring()  # the board takes it for room that is used up
-
-    def _wait_durable(self) -> None:
-        """Wait until all that is decided up to now is committed."""
-        is_durable = threading.Event()
-        committer = self._master.committer
-        with self._master.lock:
-            committer.append([], is_durable.set)
-        committer.kick()
-        if not is_durable.wait(MAX_COMMIT_SECONDS):
-            raise MasterUnavailable(f"the store has not committed for {MAX_COMMIT_SECONDS:g} s; tell it again later")
+        seat.prepare()
 
 
 def _require_own(peer: Peer, worker: WorkerId) -> None:
@@ -349,3 +401,8 @@ def _is_of(name: str, worker: WorkerId) -> bool:
 def size_of(lease: Lease) -> int:
     """Bytes of a lease's payloads."""
     return len(lease.args) + sum(len(payload) for _, payload in lease.inputs)
+
+
+def weight_of(work: Work) -> int:
+    """Bytes of an answer, roughly."""
+    return sum(size_of(lease) + LEASE_BYTES for lease in work.leases)

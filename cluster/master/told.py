@@ -1,6 +1,8 @@
 """What one session is still to be told: a book of entries, each with a number, kept until the client acknowledges it.
 
     commit threads ── Sink ──► entries  n+1, n+2, ...  ◄── listen(seen): drop up to `seen`, wait, give the next ones
+                                        │                        └── waits with its `Reply`: outcomes are sent through it
+                                        └──────────────────────────► by the thread that committed them
 
 An answer may be lost on its way, so nothing is dropped because it was given, only because a later `listen` has seen its
 number. Progress is the exception: only the latest word of a job matters, so it is given once, and may be lost. So is the
@@ -26,6 +28,7 @@ from msgspec import Struct
 from cluster.core.records import DEFAULT_OPTIONS, JobId, Options, Outcome
 from cluster.wire.calls import Said, Told
 from cluster.wire.messages import Progress, Refusal
+from cluster.wire.reply import MAX_GIVEN_BYTES, Reply
 
 MAX_SILENCE_SECONDS = 60.0
 MAX_UNTOLD_BYTES = 256 << 20
@@ -63,6 +66,7 @@ class ToldBook:
         self._printed: set[JobId] = set()
         self._heard = mono()  # when the client last began or ended to listen
         self._listening = 0
+        self._waiting: tuple[Reply, int] | None = None  # of the `listen` that waits, and what it has seen
         self._is_closed = False
         self.defaults = DEFAULT_OPTIONS  # told in the answer to `open`
 
@@ -83,6 +87,7 @@ class ToldBook:
     def ended(self, outcomes: Sequence[Outcome]) -> None:
         """See `Sink.ended`."""
         self._put(outcomes)
+        self._tell_at_once()
 
     def progressed(self, job: JobId, progress: Progress) -> None:
         """See `Sink.progressed`."""
@@ -104,8 +109,11 @@ class ToldBook:
 
     # --- the client's side --------------------------------------------------------------------------------------
 
-    def listen(self, seen: int, timeout: float) -> Told:
-        """What came after `seen`, as soon as there is something; an empty answer after `timeout` seconds."""
+    def listen(self, seen: int, timeout: float, reply: Reply | None = None) -> Told:
+        """What came after `seen`, as soon as there is something; an empty answer after `timeout` seconds.
+
+        If another thread has given the answer through `reply`, what is returned is not it.
+        """
         with self._changed:
             self._heard = self._mono()
             self._listening += 1
@@ -114,11 +122,27 @@ class ToldBook:
                     while self._entries and self._entries[0].number <= seen:
                         self._size -= self._entries.popleft().size
                     self._changed.notify_all()  # `wait_told`
-                self._changed.wait_for(self._has_something, timeout)
+                if reply is None:
+                    self._changed.wait_for(self._has_something, timeout)
+                else:
+                    self._waiting = (reply, seen)
+                    self._changed.wait_for(lambda: reply.is_given or self._has_something(), timeout)
+                    if self._waiting is not None and self._waiting[0] is reply:
+                        self._waiting = None
+                    if reply.is_given:
+                        return Told(mark=seen)
                 return Told(mark=seen, is_gone=True) if self._is_closed else self._next(seen)
             finally:
                 self._listening -= 1
                 self._heard = self._mono()
+
+    def _tell_at_once(self) -> None:
+        """Answer whoever waits in this thread, which has just committed, unless it is so much that others would wait."""
+        with self._changed:
+            if self._waiting is None or self._is_closed or self._size > MAX_GIVEN_BYTES:
+                return
+            (reply, seen), self._waiting = self._waiting, None
+            reply.give(self._next(seen))
 
     def wait_told(self, timeout: float) -> None:
         """Wait, no longer than that, until the client has seen everything."""

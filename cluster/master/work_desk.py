@@ -27,6 +27,7 @@ from cluster.errors import Refused, StoreError
 from cluster.wire.messages import Health, Hello, Poll, Progress
 
 if TYPE_CHECKING:
+    from cluster.master.committer import Then
     from cluster.master.master import Master
 
 
@@ -55,7 +56,9 @@ class WorkDesk:
                 master.mailboxes.remove(box.hello.worker)
         master.mailboxes.add(hello, wake)
         master.decide(
-            events.Register(hello.worker, hello.resources, hello.labels, held, hello.memory_room, hello.memory_most)
+            events.Register(
+                hello.worker, hello.resources, hello.labels, held, hello.memory_room, hello.memory_most, hello.host
+            )
         )
 
     def poll(self, worker: WorkerId, capacity: int) -> Poll:
@@ -91,18 +94,18 @@ class WorkDesk:
         with self._master.lock:
             return worker in self._master.board.workers
 
-    def report(self, worker: WorkerId, reports: Sequence[Report]) -> None:
-        """Ended attempts. Late and repeated ones are fenced off and counted."""
-        self._master.decide(events.Reported(worker, tuple(reports)))
+    def report(self, worker: WorkerId, reports: Sequence[Report], then: Then | None = None) -> None:
+        """Ended attempts. Late and repeated ones are fenced off and counted. `then` is called once that is durable."""
+        self._master.decide(events.Reported(worker, tuple(reports)), then)
         self._master.live_output.drop(report.fence for report in reports)
 
-    def give_back(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
-        """Leases that were not begun; no attempt is spent."""
-        self._master.decide(events.GiveBack(worker, tuple(fences)))
+    def give_back(self, worker: WorkerId, fences: Sequence[Fence], then: Then | None = None) -> None:
+        """Leases that were not begun; no attempt is spent. `then` as in `report`."""
+        self._master.decide(events.GiveBack(worker, tuple(fences)), then)
 
-    def stopped(self, worker: WorkerId, fences: Sequence[Fence]) -> None:
-        """Attempts that were ordered to stop, and are gone."""
-        self._master.decide(events.Stopped(worker, tuple(fences)))
+    def stopped(self, worker: WorkerId, fences: Sequence[Fence], then: Then | None = None) -> None:
+        """Attempts that were ordered to stop, and are gone. `then` as in `report`."""
+        self._master.decide(events.Stopped(worker, tuple(fences)), then)
 
     def progress(self, worker: WorkerId, progress: Sequence[Progress]) -> None:
         """What running jobs said of themselves: passed on, not kept. What they print is kept until they report."""
@@ -135,9 +138,10 @@ class WorkDesk:
         box = self._master.mailboxes.get(worker)
         if box is not None:
             box.health = health
-        running = tuple(slot.job for slot in health.slots if slot.job)
+        busy = [slot for slot in health.slots if slot.job]
+        running, pids = tuple(slot.job for slot in busy), tuple(slot.pid for slot in busy)
         self._master.decide(
-            events.Heartbeat(worker, running, health.memory_room, health.memory_most, health.is_short_of_memory)
+            events.Heartbeat(worker, running, health.memory_room, health.memory_most, health.is_short_of_memory, pids)
         )
 
     def leave(self, worker: WorkerId) -> None:

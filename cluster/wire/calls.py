@@ -278,6 +278,8 @@ class Call(Struct, frozen=True):
     # Not idempotent by itself: the request's id and answer are committed together with its effect, so that a repeated
     # request, after a restart too, is answered and not carried out again.
     is_once: bool = False
+    # A long poll. Its method is handed a `Reply` too: another thread may give the answer through it, and then that counts.
+    is_long: bool = False
     # Its answer may be as long as a frame, so a server makes only a few of them at a time for one peer.
     is_heavy: bool = False
 
@@ -291,7 +293,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "open"): Call(Nothing, Opened, _CLIENTS),
     ("jobs", "close"): Call(Session, None, _CLIENTS),
     ("jobs", "submit"): Call(Submit, bool, _CLIENTS),
-    ("jobs", "listen"): Call(Listen, Told, _CLIENTS),
+    ("jobs", "listen"): Call(Listen, Told, _CLIENTS, is_long=True),
     ("jobs", "watch"): Call(Watch, tuple[JobInfo | None, ...], _CLIENTS),
     ("jobs", "cancel"): Call(Cancel, tuple[bool, ...], _CLIENTS),
     ("jobs", "info"): Call(JobArgs, JobInfo, _CLIENTS),
@@ -310,7 +312,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("jobs", "pause"): Call(QueueArgs, None, _CLIENTS),
     ("jobs", "resume"): Call(QueueArgs, None, _CLIENTS),
     ("work", "register"): Call(Register, Welcome, _WORKERS),
-    ("work", "listen"): Call(WorkListen, Work, _WORKERS),
+    ("work", "listen"): Call(WorkListen, Work, _WORKERS, is_long=True),
     ("work", "tell"): Call(Tell, None, _WORKERS),
     ("work", "heartbeat"): Call(Heartbeat, None, _WORKERS),
     ("work", "fetch_function"): Call(FetchFunction, FunctionBlob, _WORKERS, is_heavy=True),

@@ -16,9 +16,10 @@ length, and waits for ever. This one is a `_ConnectionBase` too, over the socket
 
 With TLS the socket is exchanged for a `TlsStream` before the first frame, which bounds its waits itself.
 
-One thread at a time uses a connection. Others may only `interrupt()` it, which ends whatever it waits for; whoever uses
-it then closes it. After any error but a clean end the stream may be out of step, so the connection is only good for
-closing. A connection that a `fork` has copied belongs to the process that made it (`pid`); the copy may only be closed.
+One thread at a time uses a connection, and may have another one send for it while it waits (`send_at_once`). Others may
+only `interrupt()` it, which ends whatever it waits for; whoever uses it then closes it. After any error but a clean end the
+stream may be out of step, so the connection is only good for closing. A connection that a `fork` has copied belongs to the
+process that made it (`pid`); the copy may only be closed.
 """
 
 from __future__ import annotations
@@ -64,10 +65,11 @@ LONG_FRAME_BYTES = _READ_BYTES  # a longer one needs room of its own
 # Up to this size memory that was used before is cheaper than a mapping of its own.
 _SMALL_BYTES = 256 * 1024
 
-# A peer whose host vanished (power, cable, partition) is noticed after about 15 + 3 x 5 seconds. If we have begun to say
-# something to it meanwhile, the kernel asks no more, and counts the user timeout from then: a minute at most.
-_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-_USER_TIMEOUT_MILLISECONDS = 30_000
+# A peer whose host vanished (power, cable, partition) is noticed within half a minute: after 5 + 2 x 5 seconds of silence,
+# or, if something was said to it just before that, 12 seconds later, for then the kernel asks no more and counts from
+# there. The same 12 seconds has a peer that lives and reads nothing, its buffers full; it comes back and is told again.
+_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPALIVE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+_USER_TIMEOUT_MILLISECONDS = 12_000
 _MIN_WAIT_SECONDS = 0.001  # 0 would mean: for ever
 
 
@@ -96,6 +98,8 @@ class ClusterConnection(_Base):
         # Asked with size and deadline before a long frame is received; raises to refuse it.
         self.take_room: Callable[[int, float], None] | None = None
         self._left = b""  # read, and not yet handed out
+        self._unsent = memoryview(b"")  # of a frame that was begun by `send_at_once`
+        self._send_failure: OSError | None = None
         self._receive_seconds: float | None = None  # what SO_RCVTIMEO says now
         sock.settimeout(None)
         _tune(sock)
@@ -121,6 +125,35 @@ class ClusterConnection(_Base):
                     self._send_rest([memoryview(header)[sent:], memoryview(body)[max(sent - _HEADER_BYTES, 0) :]])
         except BlockingIOError:
             raise TimeoutError("the other side reads nothing") from None
+
+    def send_at_once(self, body: bytes) -> None:
+        """Send as much of a frame as is taken at once; `send_left` sends the rest, and raises what went wrong here.
+
+        For another thread than the one that uses the connection, while that one waits for it, and touches nothing.
+        """
+        data = memoryview(len(body).to_bytes(_HEADER_BYTES, "big") + body)
+        try:
+            if isinstance(self._line, TlsStream):
+                sent = self._line.send_at_once(data)
+            else:
+                sent = self._line.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._send_failure = error
+            return
+        self._unsent = data[sent:]
+
+    def send_left(self) -> None:
+        """Send what `send_at_once` has left, within `FRAME_SECONDS`."""
+        if self._send_failure is not None:
+            raise self._send_failure
+        if self._unsent:
+            rest, self._unsent = self._unsent, memoryview(b"")
+            try:
+                self._send_rest([rest])
+            except BlockingIOError:
+                raise TimeoutError("the other side reads nothing") from None
 
     def receive_frame(self, timeout: float | None = None) -> memoryview:
         """The next frame's body, whole within `timeout` seconds; None: it may begin at any time.

@@ -26,14 +26,15 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from cluster.errors import Refused
 from cluster.wire import handshake
 from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.connection import ClusterConnection
 from cluster.wire.handshake import Code, Stranger
 from cluster.wire.keys import Key, Role, Secret
 from cluster.wire.revocations import Revocations
-from cluster.wire.tls import REVOKED_FILE, Identity, Tls, TlsFiles
-from cluster.wire.tls_handshake import HANDSHAKE_RECORD, BadTls, UntimelyTls, secure_master
+from cluster.wire.tls import Identity, Tls, TlsFiles
+from cluster.wire.tls_handshake import HANDSHAKE_RECORD, BadTls, Shown, secure_master
 
 LOG = logging.getLogger("cluster.wire")
 
@@ -43,6 +44,7 @@ LOOK_SECONDS = 1.0
 _KINDS = {
     Code.REVOKED: Kind.HANDSHAKE_REVOKED,
     Code.EXPIRED: Kind.HANDSHAKE_EXPIRED,
+    Code.NOT_YET_VALID: Kind.HANDSHAKE_EXPIRED,
     Code.WRONG_PROOF: Kind.HANDSHAKE_WRONG_KEY,
 }
 
@@ -52,7 +54,12 @@ class Pass(Struct, frozen=True):
 
     role: Role
     key: Secret
-    identity: Identity | None = None  # None without TLS
+    shown: Shown | None = None  # None without TLS
+
+    @property
+    def identity(self) -> Identity | None:
+        """Of its certificate."""
+        return None if self.shown is None else self.shown.identity
 
 
 class Credentials:
@@ -62,7 +69,8 @@ class Credentials:
         """Read the files. Raises `ClusterError` if one is not as it must be: nobody is served by half a list."""
         self._keys = dict(keys)
         self._tls = None if tls is None else Tls(tls, is_master=True)
-        self._revocations = None if tls is None else Revocations(tls.revoked or tls.ca.with_name(REVOKED_FILE), tls.ca)
+        self._revocations = None if tls is None else Revocations(tls.revocations, tls.ca)
+        _require_not_revoked(self._tls, self._revocations)
         self._lock = threading.Lock()  # guards `_passes`
         self._passes: dict[ClusterConnection, Pass] = {}
         self._stopping = threading.Event()
@@ -83,9 +91,10 @@ class Credentials:
 
     def admit(self, connection: ClusterConnection, epoch: bytes, deadline: float) -> Pass:
         """Find out who connected; `leave` must follow. Raises `Stranger` when it was refused, else `OSError`."""
-        connection.identity = identity = self._secure(connection, deadline)
-        proven = handshake.receive(connection, self._keys, epoch, deadline, lambda role: self._vet(identity, role))
-        given = Pass(proven.role, proven.key, identity)
+        shown = self._secure(connection, deadline)
+        connection.identity = None if shown is None else shown.identity
+        proven = handshake.receive(connection, self._keys, epoch, deadline, lambda role: self._vet(shown, role))
+        given = Pass(proven.role, proven.key, shown)
         with self._lock:
             self._passes[connection] = given
         if objection := self._objection(given):
@@ -97,7 +106,7 @@ class Credentials:
         with self._lock:
             self._passes.pop(connection, None)
 
-    def _secure(self, connection: ClusterConnection, deadline: float) -> Identity | None:
+    def _secure(self, connection: ClusterConnection, deadline: float) -> Shown | None:
         first = connection.peek(deadline - time.monotonic())
         if not first:
             raise EOFError("it left without a word")
@@ -116,16 +125,15 @@ class Credentials:
             return secure_master(connection, self._tls, deadline)
         except BadTls as error:
             connection.linger()
-            code = Code.EXPIRED if isinstance(error, UntimelyTls) else Code.BAD_CERTIFICATE
-            raise Stranger(code, str(error)) from None
+            raise Stranger(Code.BAD_CERTIFICATE, str(error)) from None
 
-    def _vet(self, identity: Identity | None, role: Role) -> None:
+    def _vet(self, shown: Shown | None, role: Role) -> None:
         """Raise `Stranger` if this role is not to be had with that certificate."""
-        if identity is None:
+        if shown is None:
             return
-        if identity.role != role:
-            raise Stranger(Code.OTHER_ROLE, f"it wants role {role.value} with the certificate of {identity}")
-        if objection := self._objection_to(identity):
+        if shown.identity.role != role:
+            raise Stranger(Code.OTHER_ROLE, f"it wants role {role.value} with the certificate of {shown.identity}")
+        if objection := self._objection_to(shown):
             raise Stranger(*objection)
 
     # --- the watch ------------------------------------------------------------------------------------------------
@@ -160,18 +168,34 @@ class Credentials:
 
     def _objection(self, given: Pass) -> tuple[Code, str] | None:
         """Why a pass is not good any more, for the other side and for the log."""
-        if given.identity is not None and (objection := self._objection_to(given.identity)):
+        if given.shown is not None and (objection := self._objection_to(given.shown)):
             return objection
         if not any(_is_same(given.key, key) for key in self._keys[given.role].secrets()):
             return Code.WRONG_PROOF, f"its {given.role.value} key is not in force any more"
         return None
 
-    def _objection_to(self, identity: Identity) -> tuple[Code, str] | None:
+    def _objection_to(self, shown: Shown) -> tuple[Code, str] | None:
+        identity, validity, now = shown.identity, shown.validity, time.time()
         if self._revocations is not None and identity.serial in self._revocations.serials:
             return Code.REVOKED, f"its certificate is revoked ({identity})"
-        if identity.expires <= time.time():
+        if validity.ends <= now:
             return Code.EXPIRED, f"its certificate has expired ({identity})"
+        if validity.begins > now:
+            return Code.NOT_YET_VALID, f"its certificate is not valid yet ({identity})"
+        if validity.authority_ends <= now:
+            return Code.EXPIRED, f"the authority of its certificate has expired ({identity})"
+        if validity.authority_begins > now:
+            return Code.NOT_YET_VALID, f"the authority of its certificate is not valid yet ({identity})"
         return None
+
+
+def _require_not_revoked(tls: Tls | None, revocations: Revocations | None) -> None:
+    """Whoever has the list would not speak to this master, and whoever has not should not."""
+    if tls is not None and revocations is not None and tls.identity.serial in revocations.serials:
+        raise Refused(
+            f"this master's certificate {tls.files.cert} is revoked ({tls.identity}); have another one issued: "
+            "cluster certs issue master HOST"
+        )
 
 
 def _is_same(one: Secret, other: Secret) -> bool:

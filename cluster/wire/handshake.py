@@ -77,6 +77,7 @@ class Code(IntEnum):
     REVOKED = 9
     EXPIRED = 10
     BAD_CERTIFICATE = 11  # for the log: the caller hears of it by an alert of TLS
+    NOT_YET_VALID = 12
 
 
 class Stranger(Exception):
@@ -277,7 +278,7 @@ def _refusal(code: int, greeting: Greeting, version: int = PROTOCOL_VERSION) -> 
                 f"the master at {address} speaks no TLS, and this program nothing else; give the master certificates, "
                 f"or leave out this program's"
             )
-        case Code.OTHER_ROLE | Code.REVOKED | Code.EXPIRED:
+        case Code.OTHER_ROLE | Code.REVOKED | Code.EXPIRED | Code.NOT_YET_VALID:
             return Refused(_of_certificate(code, greeting))
         case _:
             return Refused(f"the master at {address} and this program do not understand each other's handshake")
@@ -291,6 +292,11 @@ def _of_certificate(code: int, greeting: Greeting) -> str:
         return f"the master at {address} refused this program's {own}: it was revoked; have another one issued"
     if code == Code.EXPIRED:
         return f"the master at {address} refused this program's {own}: it has expired; have it renewed"
+    if code == Code.NOT_YET_VALID:
+        return (
+            f"the master at {address} refused this program's {own}: it is not valid yet by the master's clock; "
+            "are both hosts' clocks right?"
+        )
     return (
         f"the master at {address} takes no {role} with this program's {own}; connect in the certificate's role, "
         f"or have one issued: cluster certs issue {role} NAME"

@@ -409,8 +409,17 @@ class RemoteWorkDesk:
                 self._on_told(life, said)
 
     def _has_to_tell(self) -> bool:
-        is_any = not self._untold.is_empty or self._credit != self._told_credit
+        is_any = not self._untold.is_empty or self._is_credit_pressing()
         return is_any and self._is_registered and self._hello is not None
+
+    def _is_credit_pressing(self) -> bool:
+        """Whether the master must hear of the credit at once, by a call of its own.
+
+        What it may still send may be half of what there is room for, or twice as much, until the next call that goes
+        anyway: a call for each lease that came would cost as much as the lease.
+        """
+        room, allowed = self._credit - self._received, self._told_credit - self._received
+        return not room <= 2 * allowed <= 4 * room
 
     def _on_told(self, life: int, said: Tell) -> None:
         with self._changed:

@@ -1,8 +1,8 @@
 """Which certificates are taken back: the authority's list, as its file says now.
 
-The list is believed only if the authority signed it. Once a master has one it never goes back to none: a file that is
-gone, can't be read or was signed by somebody else leaves the last good list in force, and the log says so. At the start
-there is no last good list, so the same is an error.
+The list is believed only if the authority signed it. Whoever has had one never goes back to none: a file that is gone,
+can't be read or was signed by somebody else leaves the last good list in force, and the log says so. At the start there is
+no last good list, so the same is an error. A master looks each second, and ends connections; a caller looks when it connects.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import Refused
+from cluster.wire.certificate_files import read_authorities
 from cluster.wire.changes import Changes
-from cluster.wire.tls import read_authorities
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -24,7 +24,7 @@ MAX_LIST_BYTES = 16 << 20  # some hundred thousand certificates
 
 
 class Revocations:
-    """One master's. `look_again` is one thread's; `serials` may be read by any."""
+    """One process's. `look_again` is for one thread at a time; `serials` may be read by any."""
 
     def __init__(self, path: Path, authority: Path) -> None:
         """Read the list; a file that was never there is an empty one. Raises `Refused` if it is no good."""

@@ -17,6 +17,7 @@ with the first surprise.
 
 Who is authoritative: the table of calls (calls.py) for what may be called by whom, and a desk for what happens then.
 No thread here holds a lock while it waits for the network or for a desk, but for the door's own bookkeeping.
+A long poll may be answered by the thread that has the answer, while its own waits in the desk (reply.py).
 
 Who dies, and what happens:
 - a caller: its connection ends (or keepalive ends it), its thread leaves; a call in hand is finished, unanswered;
@@ -56,6 +57,7 @@ from cluster.wire.intake import Intake, NoRoomError, Share
 from cluster.wire.keys import Key, Role
 from cluster.wire.listener import SERIALIZER, ClusterListener
 from cluster.wire.peer import Peer
+from cluster.wire.reply import Reply
 from cluster.wire.tls import TlsFiles
 
 LOG = logging.getLogger("cluster.wire")
@@ -75,6 +77,7 @@ _KINDS = {
     Code.OTHER_ROLE: Kind.HANDSHAKE_NAME,
     Code.REVOKED: Kind.HANDSHAKE_REVOKED,
     Code.EXPIRED: Kind.HANDSHAKE_EXPIRED,
+    Code.NOT_YET_VALID: Kind.HANDSHAKE_EXPIRED,
 }
 
 
@@ -268,21 +271,31 @@ class ClusterServer(managers.Server):
         try:
             while not self.stop_event.is_set():
                 frame = receive()
-                answer = answer_to(peer, frame, share)
-                send(answer)
-                del frame, answer  # nothing of a call is kept while waiting for the next
+                request = codec.open_request(frame)
+                reply = Reply(connection, request)
+                answer = answer_to(peer, request, reply, share)
+                if reply.is_given:
+                    reply.finish()
+                else:
+                    send(answer)
+                del frame, request, reply, answer  # nothing of a call is kept while waiting for the next
                 share.give_back()
         finally:
             share.give_back()
 
-    def _answer(self, peer: Peer, frame: memoryview, share: Share) -> bytes:
-        request = codec.open_request(frame)
+    def _answer(self, peer: Peer, request: Request, reply: Reply, share: Share) -> bytes:
         try:
             call, method = self._find(peer, request)
+            said = self._read_arguments(peer, request)
+            if call.is_long:
+                body = method(peer, said, reply)
+                return b"" if reply.is_given else codec.encode_answer(request, body)
+            if call.is_once:
+                return codec.encode_answer(request, method(peer, said, request=self._id_of(peer, request)))
             if not call.is_heavy:
-                return codec.encode_answer(request, self._carry_out(peer, request, call, method))
+                return codec.encode_answer(request, method(peer, said))
             with share.heavy():
-                answer = codec.encode_answer(request, self._carry_out(peer, request, call, method))
+                answer = codec.encode_answer(request, method(peer, said))
                 share.take_for_answer(len(answer))
                 return answer
         except BaseException as error:  # noqa: BLE001  # SystemExit of a desk ends neither this thread nor the caller's
@@ -306,18 +319,19 @@ class ClusterServer(managers.Server):
             )
         return served
 
-    def _carry_out(self, peer: Peer, request: Request, call: Call, method: Callable[..., object]) -> object:
+    def _read_arguments(self, peer: Peer, request: Request) -> Any:
         try:
-            said = codec.read_arguments(request)
+            return codec.read_arguments(request)
         except Refused as refused:
             raise self._refusal(peer, Kind.CALL_MALFORMED, str(refused)) from None
-        if not call.is_once:
-            return method(peer, said)
+
+    def _id_of(self, peer: Peer, request: Request) -> str:
+        """What a call that must have one effect is known by."""
         if len(request.request) > _MAX_REQUEST_ID:
             raise self._refusal(
                 peer, Kind.CALL_MALFORMED, f"the id of a request may have {_MAX_REQUEST_ID} characters at most"
             )
-        return method(peer, said, request=request.request)
+        return request.request
 
     # --- what is told of it ---------------------------------------------------------------------------------------
 

@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from msgspec import Struct
 
 from cluster.errors import ClusterError, Refused
+from cluster.wire.certificate_files import read_authorities, read_certificates
 from cluster.wire.changes import Changes
 from cluster.wire.keys import require_private
+from cluster.wire.revocations import Revocations
+from cluster.wire.validity import Validity, is_issued_by, validity_of
 
 if TYPE_CHECKING:
     import ssl
@@ -36,10 +39,12 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("cluster.wire")
 
 MASTER = "master"
-REVOKED_FILE = "revoked.pem"
+_REVOKED_FILE = "revoked.pem"
 _PARTS = ("ca", "cert", "key")
 _VARIABLES = {part: f"CLUSTER_TLS_{part.upper()}" for part in _PARTS}
 _SCHEME = "cluster://"
+# X509_V_FLAG_NO_CHECK_TIME: who checks the dates of callers' certificates, and why, stands in `validity`.
+_NO_CHECK_TIME = 0x200000
 # What a name may be made of, so that it can stand in logs, file names and worker ids: no '#', no control characters.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Contexts of programs that talk to several clusters; one is usual.
@@ -52,7 +57,12 @@ class TlsFiles(Struct, frozen=True):
     ca: Path  # of the authority that signed for the whole cluster
     cert: Path  # our own
     key: Path  # the private key that goes with it, mode 0600
-    revoked: Path | None = None  # for a master: the authority's list; by default `revoked.pem` beside `ca`
+    revoked: Path | None = None  # the authority's list; None: `revoked.pem` beside `ca`, if there is one
+
+    @property
+    def revocations(self) -> Path:
+        """Where the authority's list of revoked certificates is, or would be."""
+        return self.revoked or self.ca.with_name(_REVOKED_FILE)
 
 
 TlsLike: TypeAlias = TlsFiles | Mapping[str, str | os.PathLike[str]]
@@ -64,7 +74,6 @@ class Identity(Struct, frozen=True):
     role: str  # "master", or a `Role`
     name: str
     serial: str  # in hexadecimal
-    expires: float  # wall time
 
     def __str__(self) -> str:
         return f"{self.role} {self.name}, certificate {self.serial}"
@@ -119,16 +128,13 @@ def named_by_environment() -> dict[str, Path | None]:
 
 def identity_in(certificate: Mapping[str, Any] | None) -> Identity | None:
     """Who a peer is, by what `SSLSocket.getpeercert()` gives; None if it is nobody's of a cluster."""
-    import ssl
-
     if not certificate:
         return None
     uris = [text for kind, text in certificate.get("subjectAltName", ()) if kind == "URI"]
     found = _split(uris)
     if found is None:
         return None
-    serial = f"{int(certificate['serialNumber'], 16):x}"
-    return Identity(*found, serial, float(ssl.cert_time_to_seconds(certificate["notAfter"])))
+    return Identity(*found, f"{int(certificate['serialNumber'], 16):x}")
 
 
 def _split(uris: list[str]) -> tuple[str, str] | None:
@@ -156,23 +162,39 @@ class Tls:
         self._is_master = is_master
         self._checks_host = checks_host
         self._lock = threading.Lock()  # guards the rest
+        # Of a master's callers its `Credentials` judge, each second and not only when they connect.
+        self._revocations = None if is_master else Revocations(files.revocations, files.ca)
         self._changes = Changes(files.ca, files.cert, files.key)
         self._changes.look()
-        self._context, self.identity = self._load()
+        self._context, self.identity, self._authorities = self._load()
 
     def context(self) -> ssl.SSLContext:
         """For the next connection. Files that have changed are read again; what is wrong with them, the log says."""
         with self._lock:
             if self._changes.look():
                 try:
-                    self._context, self.identity = self._load()
+                    self._context, self.identity, self._authorities = self._load()
                     LOG.info("certificate was read again: %s", self.identity)
                 except ClusterError as error:
                     LOG.warning("a changed certificate is not taken, the earlier one stays in use: %s", error)
             return self._context
 
-    def _load(self) -> tuple[ssl.SSLContext, Identity]:
-        authorities, own = read_authorities(self.files.ca), _read_certificates(self.files.cert, "certificate")[0]
+    def is_revoked(self, master: Identity) -> bool:
+        """For callers: whether the authority has taken this certificate back, by its list as it is now."""
+        if self._revocations is None:
+            return False
+        with self._lock:
+            self._revocations.look_again()
+            return master.serial in self._revocations.serials
+
+    def validity_of(self, certificate: bytes) -> Validity | None:
+        """The dates of what a caller has shown (DER), as `validity.validity_of`."""
+        with self._lock:
+            authorities = self._authorities
+        return validity_of(certificate, authorities)
+
+    def _load(self) -> tuple[ssl.SSLContext, Identity, list[x509.Certificate]]:
+        authorities, own = read_authorities(self.files.ca), read_certificates(self.files.cert, "certificate")[0]
         _require_valid(self.files, own, authorities)
         identity = _own_identity(self.files.cert, own)
         if (identity.role == MASTER) is not self._is_master:
@@ -181,7 +203,7 @@ class Tls:
                 f"certificate {self.files.cert} is of {identity.role} {identity.name}, not of {wanted}; "
                 f"have one issued: {'cluster certs issue master HOST' if self._is_master else 'cluster certs issue client NAME'}"
             )
-        return self._make_context(), identity
+        return self._make_context(), identity, authorities
 
     def _make_context(self) -> ssl.SSLContext:
         import ssl
@@ -194,6 +216,8 @@ class Tls:
         if self._is_master:
             # A resumed session would not show its certificate again, and connections are long-lived.
             context.num_tickets = 0
+            # Should an SSL library not know it, it refuses by the dates itself: as strictly, and without a name.
+            context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
         cert, key = self.files.cert, self.files.key
         _require_private_key(key)
         try:
@@ -218,25 +242,7 @@ def tls_of_caller(files: TlsFiles, *, checks_host: bool) -> Tls:
 
 def own_identity(files: TlsFiles) -> Identity:
     """Whose certificate it is that we show. Raises `Refused` if the file is no certificate of a cluster."""
-    return _own_identity(files.cert, _read_certificates(files.cert, "certificate")[0])
-
-
-def read_authorities(path: Path) -> list[x509.Certificate]:
-    """The certificates in a CA's file. Raises `Refused`."""
-    return _read_certificates(path, "the authority's certificate")
-
-
-def _read_certificates(path: Path, what: str) -> list[x509.Certificate]:
-    from cryptography import x509
-
-    try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
-    except FileNotFoundError:
-        raise Refused(f"there is no {path}, {what}; `cluster certs` makes it: copy it from there") from None
-    except OSError as error:
-        raise Refused(f"{what} {path} can't be read: {error.strerror}") from None
-    except ValueError:
-        raise Refused(f"{path} is no certificate in PEM form; give {what} as `cluster certs` made it") from None
+    return _own_identity(files.cert, read_certificates(files.cert, "certificate")[0])
 
 
 def _require_private_key(path: Path) -> None:
@@ -261,20 +267,10 @@ def _require_valid(files: TlsFiles, own: x509.Certificate, authorities: list[x50
             f"certificate {files.cert} is not valid before {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "
             "is this host's clock right?"
         )
-    if not any(_is_issued_by(own, authority) for authority in authorities):
+    if not any(is_issued_by(own, authority) for authority in authorities):
         raise Refused(
             f"certificate {files.cert} was not issued by the authority in {files.ca}; name the two of the same cluster"
         )
-
-
-def _is_issued_by(own: x509.Certificate, authority: x509.Certificate) -> bool:
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        own.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
 
 
 def _own_identity(path: Path, own: x509.Certificate) -> Identity:
@@ -290,7 +286,7 @@ def _own_identity(path: Path, own: x509.Certificate) -> Identity:
             f"certificate {path} does not say whose it is in this cluster ({_SCHEME}ROLE/NAME); "
             "have one issued by `cluster certs issue`"
         )
-    return Identity(*found, f"{own.serial_number:x}", own.not_valid_after_utc.timestamp())
+    return Identity(*found, f"{own.serial_number:x}")
 
 
 def _no_password(key: Path) -> str:

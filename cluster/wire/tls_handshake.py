@@ -6,7 +6,7 @@
       │ is the answer TLS? ours, in plain?  │
       │◄────────────────────────────────────┤ certificate: a master's, for this host, of our authority?
       │ certificate                         │
-      ├────────────────────────────────────►│ of our authority, in its time, whose?
+      ├────────────────────────────────────►│ of our authority, whose? in its time: by the frames
       │     (an alert, perhaps much later)  │
       │◄────────────────────────────────────┤
 
@@ -22,11 +22,14 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from cluster.errors import Refused
 from cluster.wire.address import Address
 from cluster.wire.connection import ClusterConnection
 from cluster.wire.tls import MASTER, Identity, Tls, identity_in
 from cluster.wire.tls_stream import TlsStream
+from cluster.wire.validity import Validity
 
 if TYPE_CHECKING:
     import ssl
@@ -45,10 +48,8 @@ _OTHER_HOST = {62, 64}
 
 _ALERTS = {
     "CERTIFICATE_REQUIRED": "it showed none",
-    "CERTIFICATE_EXPIRED": "it has expired; have it renewed",
-    "BAD_CERTIFICATE": "it is not valid yet by the master's clock, or damaged; are both hosts' clocks right?",
+    "BAD_CERTIFICATE": "it is damaged; have another one issued",
     "UNKNOWN_CA": "it is not of the master's authority; have one issued by that",
-    "CERTIFICATE_REVOKED": "it was revoked; have another one issued",
 }
 # Bytes that were changed on their way: nothing is said of anybody's certificate, and the next attempt may go well.
 _DAMAGED = re.compile("BAD_RECORD_MAC|DECODE_ERROR|DECRYPT_ERROR|UNEXPECTED_MESSAGE")
@@ -58,14 +59,17 @@ class BadTls(Exception):
     """A caller's side of the handshake was no good; the text is for the master's log."""
 
 
-class UntimelyTls(BadTls):
-    """Its certificate has expired, or is not valid yet."""
+class Shown(Struct, frozen=True):
+    """A caller's certificate: of a chain that is good but for its dates, which are still to be compared with a clock."""
+
+    identity: Identity
+    validity: Validity
 
 
 # --- the master's side ----------------------------------------------------------------------------------------------
 
 
-def secure_master(connection: ClusterConnection, tls: Tls, deadline: float) -> Identity:
+def secure_master(connection: ClusterConnection, tls: Tls, deadline: float) -> Shown:
     """Have the caller show its certificate. Raises `BadTls`, or `OSError` for what is nobody's fault."""
     import ssl
 
@@ -80,7 +84,10 @@ def secure_master(connection: ClusterConnection, tls: Tls, deadline: float) -> I
     identity = identity_in(stream.peer())
     if identity is None:
         raise BadTls("its certificate says no role and name in this cluster")
-    return identity
+    validity = tls.validity_of(stream.peer_bytes())
+    if validity is None:
+        raise BadTls(f"its certificate was not issued by the authority in {tls.files.ca} itself ({identity})")
+    return Shown(identity, validity)
 
 
 def _fault_of_caller(error: ssl.SSLError) -> BadTls:
@@ -88,8 +95,7 @@ def _fault_of_caller(error: ssl.SSLError) -> BadTls:
 
     reason = error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):
-        kind = UntimelyTls if error.verify_code in {_NOT_YET_VALID, _HAS_EXPIRED} else BadTls
-        return kind(f"its certificate is not taken: {error.verify_message}")
+        return BadTls(f"its certificate is not taken: {error.verify_message}")
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return BadTls("it showed no certificate")
     if "_ALERT_" in reason and not _DAMAGED.search(reason):
@@ -136,6 +142,11 @@ def secure_caller(connection: ClusterConnection, tls: Tls, address: Address, dea
         raise Refused(
             f"who answers at {address} is no master: its certificate is {whose}; have one issued: "
             f"cluster certs issue master {address.host or 'HOST'}"
+        )
+    if tls.is_revoked(identity):
+        raise Refused(
+            f"the certificate of the master at {address} is revoked ({identity}), so somebody else may have its key; "
+            f"have another one issued there: cluster certs issue master {address.host or 'HOST'}"
         )
     return b""
 

@@ -3,8 +3,8 @@
 The kernel's `SO_RCVTIMEO` and `SO_SNDTIMEO` are of no use here: OpenSSL would take the timeout for "try again", for ever.
 So each wait is bounded by the socket object, which then is in non-blocking mode and polls.
 
-One thread at a time reads or writes, as on any connection: OpenSSL's objects bear no two. `shutdown` alone may come from
-any thread. It goes to the TCP socket and touches no TLS; the one of `SSLSocket` would also forget that there is TLS, and
+One thread at a time reads or writes, as on any connection: OpenSSL's objects bear no two. `shutdown` alone may come
+from any thread. It goes to the TCP socket and touches no TLS; the one of `SSLSocket` would also forget that there is TLS, and
 hand out what follows as plain text.
 """
 
@@ -48,12 +48,30 @@ class TlsStream:
         """The other side's certificate, as `ssl` tells it; it was verified."""
         return self._socket.getpeercert()
 
+    def peer_bytes(self) -> bytes:
+        """The same as it was sent (DER); empty: it showed none."""
+        return self._socket.getpeercert(binary_form=True) or b""
+
     # --- as a socket ----------------------------------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview) -> int:
         """Write some of it; how much. `_SEND_SECONDS` at most."""
         self._wait_at_most(_SEND_SECONDS)
         return self._socket.send(data)
+
+    def send_at_once(self, data: memoryview) -> int:
+        """As `send`, but no more than is taken without waiting, which may be nothing."""
+        if self._seconds != 0.0:
+            self._socket.settimeout(0.0)
+            self._seconds = 0.0
+        try:
+            return self._socket.send(data)
+        except OSError as error:
+            import ssl
+
+            if isinstance(error, (ssl.SSLWantReadError, ssl.SSLWantWriteError)):
+                return 0
+            raise
 
     def sendmsg(self, parts: Sequence[bytes]) -> int:
         """The same of a short part with a long one behind it, in one record."""

@@ -107,6 +107,8 @@ def run_worker(config: WorkerProcessConfig) -> int:
             if identity is not None:
                 require_way(identity, scratch)
                 _warn_of_modules(identity)
+            elif os.geteuid() == 0:
+                _warn_of_root(config.name)
             return _serve(config, _worker_config(config, scratch, identity, group))
     except (ClusterError, ValueError, OSError) as error:
         tell_mistake("cluster worker", error)
@@ -235,6 +237,15 @@ def _warn_of_modules(identity: Identity) -> None:
             require_way(identity, folder)
         except Refused:
             log.warning("unreadable folder=%s user=%s: jobs can import nothing from there", folder, identity.name)
+
+
+def _warn_of_root(name: str) -> None:
+    """Say it here, where whoever starts the worker looks: nothing holds back what root's jobs do."""
+    log.warning(
+        "worker=%s is root and so are its jobs, which can read all memory and files of this host, the cluster's keys in "
+        "them: start it as an ordinary user, or write --user NAME (user: NAME in the file) for who its jobs run as",
+        name,
+    )
 
 
 def _worker_config(config: WorkerProcessConfig, scratch: str, identity: Identity | None, group: str) -> WorkerConfig:

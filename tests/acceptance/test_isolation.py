@@ -228,6 +228,19 @@ def test_a_user_that_jobs_can_not_have_is_refused_in_one_sentence(tmp_path: Path
         assert "Traceback" not in done.stderr
 
 
+def test_a_worker_of_root_says_once_that_its_jobs_are_root_too_unless_they_are_not(
+    tmp_path: Path, open_place: Path
+) -> None:
+    with a_lab(tmp_path) as lab:
+        lab.start_worker("open")
+        lab.start_worker("shut", user="nobody", scratch=str(open_place / "scratch"))
+
+        said = [line for line in lab.log().splitlines() if "write --user NAME" in line]
+
+    assert len(said) == 1
+    assert "WARNING cluster.worker: worker=open is root and so are its jobs" in said[0]
+
+
 def test_folders_of_another_user_s_jobs_show_nothing_to_third_ones(tmp_path: Path, open_place: Path) -> None:
     with a_lab(tmp_path) as lab:
         lab.start_worker(user="nobody", slots=1, scratch=str(open_place / "scratch"))

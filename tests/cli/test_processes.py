@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,7 +97,6 @@ def test_a_worker_is_told_what_the_command_line_says() -> None:
         ([*MASTER, "--retention-max-size", "10kB"], "--retention-max-size: 10000 bytes are less than a store takes"),
         ([*MASTER, "--retention-max-size", "much"], "--retention-max-size: 'much' is no size"),
         (["master", "--config", "x.yaml", "--default-retries", "1"], "--config says all that a master needs"),
-        (["master", "--bind", "7601", "--keys", "k", "--store", "memory:"], "7601"),
         (["worker", "lst"], "'lst' is neither an address nor a command"),
         (["worker", ADDRESS], "an address needs a key: write --authkey-file KEYS/worker.key"),
         (["worker", "--slots", "few", ADDRESS, "--authkey-file", "k"], "slots can't be 'few'"),
@@ -114,6 +115,17 @@ def test_a_mistake_is_one_sentence_and_exit_status_2(call_alone: Call, arguments
     assert (told.status, told.out) == (2, "")
     assert said in told.err
     assert "Traceback" not in told.err
+
+
+def test_an_address_that_is_none_is_a_mistake_too(tmp_path: Path) -> None:
+    # In a process of its own: it has begun to be a master, with a log, limits and hidden memory.
+    command = [sys.executable, "-m", "cluster", "master", "--bind", "7601", "--keys", "k", "--store", "memory:"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("cluster master: '7601' is no address")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_options_may_stand_before_a_worker_s_address() -> None:

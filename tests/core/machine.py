@@ -20,6 +20,7 @@ from cluster.core.effects import (
     AttemptFailed,
     Effect,
     Ended,
+    FencedOff,
     Leased,
     Requeued,
     Tell,
@@ -193,7 +194,11 @@ class BoardMachine(RuleBasedStateMachine):
                     assert job.fence not in self.seen, "a fence was issued twice"
                     self.seen.add(job.fence)
                     self.issued.append((effect.worker, job.fence))
-        self.log += [effect for effect in effects if not isinstance(effect, TellRefused | TellStop | Announced | Wake)]
+        self.log += [
+            effect
+            for effect in effects
+            if not isinstance(effect, TellRefused | TellStop | Announced | FencedOff | Wake)
+        ]
         return effects
 
     # --- jobs ----------------------------------------------------------------------------------------------------

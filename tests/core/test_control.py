@@ -8,6 +8,7 @@ from cluster.core.control import objection_to_requeue
 from cluster.core.effects import (
     Admitted,
     Ended,
+    FencedOff,
     FunctionAdded,
     QueuePaused,
     Rebudgeted,
@@ -95,6 +96,18 @@ def test_running_code_is_ordered_to_stop_and_its_outcome_ends_the_lease() -> Non
     assert (ended.outcome.certificate.worker, ended.outcome.certificate.attempt) == (WORKER, 1)
 
 
+def test_a_certificate_of_what_was_cancelled_says_where_it_ran() -> None:
+    scene = Scene()
+    scene.register(host="node1")
+    scene.lease(spec("a"))
+    scene.tell(events.Heartbeat(WORKER, ("a",), pids=(71,)))
+
+    certificate = only(Ended, scene.cancel("a")).outcome.certificate
+
+    assert certificate is not None
+    assert certificate.place == "w#1 on node1, pid 71"
+
+
 @pytest.mark.parametrize(("wall", "seconds"), [(3.0, 3.0), (-3600.0, 0.0)])
 def test_a_certificate_of_what_was_cancelled_says_since_when_it_ran_whatever_became_of_the_clock(
     wall: float, seconds: float
@@ -126,7 +139,7 @@ def test_a_cancelled_job_s_late_success_does_not_count() -> None:
     fence = scene.lease(spec("a"))
     scene.cancel("a")
 
-    assert scene.report(success(fence)) == []
+    assert scene.report(success(fence)) == [FencedOff(WORKER, fence, Ending.SUCCEEDED, "a", 1)]
     assert scene.state("a") is JobState.CANCELLED
 
 

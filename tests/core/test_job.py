@@ -20,13 +20,13 @@ from cluster.core.states import JobState
                 "started": 0.0, "worker": "", "chunk": None, "owner": 0,
             },
         ),
-        (LeaseHeld, {"is_granted": True, "is_revoked": False, "memory": 0}),
+        (LeaseHeld, {"is_granted": True, "is_revoked": False, "memory": 0, "pid": 0}),
         (Suspicion, {"reason": "", "first_probe": 0, "probes": 0, "probe_at": 0.0}),
         (
             WorkerHeld,
             {
                 "is_draining": False, "memory_room": 0, "memory_most": 0, "promised": 0, "is_short": False,
-                "last_good": b"", "suspicion": None,
+                "last_good": b"", "suspicion": None, "host": "",
             },
         ),
     ],

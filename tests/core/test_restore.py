@@ -8,6 +8,7 @@ from cluster.core.effects import (
     AttemptFailed,
     Effect,
     Ended,
+    FencedOff,
     FunctionAdded,
     GivenBack,
     Leased,
@@ -48,7 +49,7 @@ from tests.core.builders import (
 )
 from tests.sim.invariants import check_agreement, check_board
 
-TELLS = (TellRefused, TellAccepted, TellStop, TellGranted, TellAdmitted, Announced, Wake)
+TELLS = (TellRefused, TellAccepted, TellStop, TellGranted, TellAdmitted, Announced, FencedOff, Wake)
 
 
 class StoredScene(Scene):

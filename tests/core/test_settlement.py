@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from cluster.core import chunks, events
 from cluster.core.board import Board, Settings
-from cluster.core.effects import AttemptFailed, Effect, Ended
+from cluster.core.effects import AttemptFailed, Effect, Ended, FencedOff
 from cluster.core.records import Certificate, Ending, Options, Outcome, Report, RetryRule
 from cluster.core.states import Cause, JobState
 from tests.core.builders import (
@@ -184,8 +186,10 @@ def test_a_late_report_is_refused_and_counted() -> None:
     scene.report(failure(fence))
     (current,) = scene.poll()
 
-    assert scene.report(success(fence), failure(fence)) == []
+    late, again = scene.report(success(fence), failure(fence))
 
+    assert late == FencedOff(WORKER, fence, Ending.SUCCEEDED, "", 0)
+    assert again == FencedOff(WORKER, fence, Ending.RAISED, "", 0)
     assert scene.board.counters.fenced == 2
     assert scene.job("a").fence == current
 
@@ -207,7 +211,9 @@ def test_a_report_by_a_worker_that_has_not_the_lease_changes_nothing() -> None:
 
     effects = scene.report(success(fence), success(12345), name="other#1")
 
-    assert effects == []
+    others, nobodys = effects
+    assert others == FencedOff("other#1", fence, Ending.SUCCEEDED, "a", 1)
+    assert nobodys == FencedOff("other#1", 12345, Ending.SUCCEEDED, "", 0)
     assert scene.state("a") is JobState.ASSIGNED
     assert scene.board.counters.fenced == 2
 
@@ -217,10 +223,11 @@ def test_a_report_of_a_stopped_attempt_is_refused_and_shows_that_it_is_gone() ->
     fence = scene.lease(spec("a"))
     scene.settle(scene.cancel("a"))
 
-    assert scene.report(success(fence), name="other#1") == []
+    late = FencedOff("other#1", fence, Ending.SUCCEEDED, "a", 1)
+    assert scene.report(success(fence), name="other#1") == [late]
     assert scene.board.leases
 
-    assert scene.report(success(fence)) == []
+    assert scene.report(success(fence)) == [structs.replace(late, worker=WORKER)]
 
     assert not scene.board.leases
     assert not scene.board.jobs

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from cluster.core import events
+import pytest
+
+from cluster.core import board, events
 from cluster.core.effects import AttemptFailed, Ended, GivenBack, Wake
 from cluster.core.records import Ending, Options
 from cluster.core.states import JobState
@@ -104,6 +106,19 @@ def test_a_silent_worker_is_lost_and_its_jobs_run_elsewhere_at_once() -> None:
     assert scene.describe(*scene.poll(name="other#1", at=TIMEOUT)).attempt == 2
 
 
+def test_a_lost_worker_s_certificate_says_where_its_jobs_ran() -> None:
+    scene = Scene()
+    scene.register(host="node1")
+    scene.submit(spec("a"), spec("b"))
+    scene.poll(2)
+    scene.tell(events.Heartbeat(WORKER, ("a", "gone"), pids=(71, 72)))
+
+    failed = every(AttemptFailed, scene.beat(TIMEOUT))
+
+    places = {one.job: (one.certificate.worker, one.certificate.host, one.certificate.pid) for one in failed}
+    assert places == {"a": (WORKER, "node1", 71), "b": (WORKER, "node1", 0)}
+
+
 def test_a_job_that_loses_more_workers_than_its_crash_limit_allows_is_given_up() -> None:
     scene = Scene()
     scene.submit(spec("a", Options(crash_limit=1)))
@@ -151,6 +166,17 @@ def test_an_attempt_that_was_to_stop_is_gone_with_its_worker() -> None:
 
     assert not scene.board.leases
     assert len(scene.poll(name="other#1", at=TIMEOUT)) == 1
+
+
+def test_of_lapsed_leases_no_more_are_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "MAX_LAPSED", 2)
+    scene = Scene()
+    scene.submit(spec("a"), spec("b"), spec("c"))
+    fences = scene.poll(3)
+
+    scene.beat(TIMEOUT)
+
+    assert scene.board.lapsed == {fences[1]: ("b", 1), fences[2]: ("c", 1)}
 
 
 def test_a_report_of_a_lost_worker_comes_too_late() -> None:

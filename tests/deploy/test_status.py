@@ -32,6 +32,7 @@ def test_a_master_that_does_not_answer_is_unreachable_and_so_are_its_workers(lab
     assert told.master.pid == lab.pid("master")
     assert told.master.address == lifecycle.address_of(lab.config())
     assert {told.master.state, *(worker.state for worker in told.workers)} == {"unreachable"}
+    assert "there is no key" in told.master.trouble  # a stand-in makes none
 
 
 def test_without_a_keeper_what_died_is_down_and_what_runs_is_told(lab: Lab) -> None:

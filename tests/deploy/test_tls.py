@@ -156,6 +156,22 @@ def test_a_revoked_worker_is_out_within_a_heartbeat_and_the_others_go_on(tmp_pat
         wait_until(lambda: state_of(config, "worker-1") == "ready")
 
 
+def test_status_says_why_when_its_own_certificate_is_refused(tmp_path: Path) -> None:
+    with brought_up(read(tmp_path)) as config:
+        wait_until(lambda: status(config).state == "up")
+        authority = Authority(tls.authority_folder(config))
+        authority.revoke("client", tls.LOCAL)
+        wait_until(lambda: status(config).master.state == "unreachable")
+
+        told = status(config).master
+
+        authority.issue("client", tls.LOCAL)
+        wait_until(lambda: status(config).state == "up")
+    assert "it was revoked; have another one issued" in told.trouble
+    assert told.security == {}
+    assert status(config).master.trouble == ""
+
+
 def log(config: Config, part: str) -> str:
     return Path(config.log.dir, f"{part}.log").read_text()
 

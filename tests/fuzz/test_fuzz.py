@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from cluster.store import journal
 from cluster.wire import codec
 from cluster.wire.calls import CALLS
 from cluster.wire.codec import Request
+from tests.fuzz import desks
 from tests.fuzz.__main__ import shares
 from tests.fuzz.engine import CORPUS, corpus, run_built_in
 from tests.fuzz.mutator import MAX_INPUT_BYTES, Mutator
@@ -47,6 +49,21 @@ def test_new_inputs_do_no_harm(name: str) -> None:
     run = run_built_in(target, inputs, seed=38)
 
     assert (run.trouble, run.inputs) == ("", inputs)
+
+
+def test_what_the_inputs_of_the_desks_submit_is_taken() -> None:
+    submit = list(CALLS).index(("jobs", "submit"))
+    inputs = [*desks.seeds(), *corpus(TARGETS["desks"])]
+    submits = set()
+    for data in inputs:
+        with contextlib.suppress(msgspec.MsgspecError):
+            calls_of_it = msgspec.msgpack.decode(data, type=list[tuple[int, msgspec.Raw]])
+            submits |= {bytes(said) for number, said in calls_of_it[:1] if number == submit}
+
+    said = {desks.session(desks.encode([(submit, msgspec.Raw(each))])) for each in submits}
+
+    assert submits
+    assert said == {"jobs.submit answered bool"}
 
 
 @names

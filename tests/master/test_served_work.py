@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from cluster.core.records import Ending
+from cluster.core.records import Ending, Options
 from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, Refused
 from cluster.master import served_work
@@ -17,7 +18,9 @@ from cluster.wire.calls import FetchFunction, Heartbeat, Register, Tell, Welcome
 from cluster.wire.keys import Role
 from cluster.wire.messages import Health, Hello, Progress
 from cluster.wire.peer import Peer
+from cluster.wire.reply import MAX_GIVEN_BYTES
 from tests.core.builders import TASK, WORKER, spec, success
+from tests.master.noted_reply import NotedReply
 from tests.master.rig import DEADLINE_SECONDS, HandStore, Rig
 
 PEER = Peer(1, Role.WORKER, "here")
@@ -480,3 +483,121 @@ def test_with_tls_a_worker_speaks_only_for_workers_of_its_certificate_s_name() -
             table.desk.register(other, Register(Hello(worker="other#1", name="w", host="h", pid=1, slots=1)))
         for call in calls:
             call(worker)
+
+
+class Ear:
+    """A worker's `listen` that waits in a thread of its own, and may be answered by another one."""
+
+    def __init__(self, scene: Scene, said: WorkListen) -> None:
+        self.reply = NotedReply()
+        self.seat = scene.desk._seats[said.worker]
+        self.thread, self.returned = scene.in_thread(lambda: scene.desk.listen(PEER, said, self.reply))
+        with self.seat.changed:
+            turns = 0
+            while self.seat.waiting is not self.reply and turns < 1000:
+                turns += 1
+                self.seat.changed.wait(0.01)
+        assert self.seat.waiting is self.reply
+
+
+def test_whoever_brings_work_leases_it_for_the_worker_that_listens_and_answers() -> None:
+    with Scene() as scene:
+        scene.join()
+        ear = Ear(scene, WorkListen(WORKER, 0, DEADLINE_SECONDS, 1, 1))
+
+        scene.submit(spec("a"))
+
+        assert ear.reply.giver is threading.current_thread()
+        (work,) = ear.reply.given
+        assert isinstance(work, Work)
+        assert [lease.job for lease in work.leases] == ["a"]
+        ended(ear.thread)
+        assert scene.listen(0, credit=1) == work, "it was not acknowledged: it must come again"
+
+
+def test_an_answer_of_many_bytes_is_left_to_the_thread_that_listens() -> None:
+    with Scene() as scene:
+        scene.join()
+        ear = Ear(scene, WorkListen(WORKER, 0, DEADLINE_SECONDS, 1, 1))
+
+        scene.submit(spec("a", args=bytes(MAX_GIVEN_BYTES + 1)))
+        ended(ear.thread)
+
+        assert ear.reply.given == []
+        assert [lease.job for lease in ear.returned[0].leases] == ["a"]
+
+
+def test_the_committer_leases_for_nobody() -> None:
+    with Scene(HandStore()) as scene:
+        scene.master.start()
+        scene.join()
+        ear = Ear(scene, WorkListen(WORKER, 0, DEADLINE_SECONDS, 1, 1))
+
+        # At most once: leased only when its admission is durable, of which the committer hears first.
+        scene.submit(spec("a", Options(crash_limit=0)))
+        ended(ear.thread)
+
+        assert ear.reply.given == []
+        assert [lease.job for lease in ear.returned[0].leases] == ["a"]
+
+
+def test_what_goes_wrong_for_a_listener_is_raised_in_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Scene() as scene:
+        scene.join()
+        ear = Ear(scene, WorkListen(WORKER, 0, DEADLINE_SECONDS, 1, 1))
+
+        def poll(worker: str, capacity: int) -> Any:
+            raise Refused(f"{worker} is gone")
+
+        monkeypatch.setattr(scene.desk._work, "poll", poll)
+        scene.submit(spec("a"))
+        ended(ear.thread)
+
+        assert ear.reply.given == []
+        assert isinstance(ear.returned[0], Refused)
+
+
+def test_an_older_listen_is_given_nothing() -> None:
+    with Scene() as scene:
+        scene.join()
+        old = Ear(scene, WorkListen(WORKER, 0, DEADLINE_SECONDS, 1, 1))
+        new = Ear(scene, WorkListen(WORKER, 0, DEADLINE_SECONDS, 1, 1))
+
+        scene.submit(spec("a"))
+        ended(old.thread)
+        ended(new.thread)
+
+        assert (old.reply.given, old.returned) == ([], [Work(0)])
+        assert len(new.reply.given) == 1
+
+
+def test_work_that_comes_from_many_sides_at_once_is_leased_once() -> None:
+    with Scene() as scene:
+        scene.join()
+        names = [str(number) for number in range(200)]
+        seen: list[str] = []
+
+        def listen() -> None:
+            mark = 0
+            while len(seen) < len(names):
+                reply = NotedReply()
+                said = WorkListen(WORKER, mark, DEADLINE_SECONDS, 1, credit=len(seen) + 3, turn=len(seen) + 1)
+                returned = scene.desk.listen(PEER, said, reply)
+                (work,) = reply.given or [returned]
+                assert isinstance(work, Work)
+                assert work.mark > mark, "nothing came"
+                mark = work.mark
+                seen.extend(lease.job for lease in work.leases)
+
+        def submit(part: int) -> None:
+            for name in names[part::4]:
+                scene.submit(spec(name))
+
+        listening, failures = scene.in_thread(listen)
+        threads = [scene.in_thread(functools.partial(submit, part)) for part in range(4)]
+        for thread, _ in threads:
+            ended(thread)
+        ended(listening)
+
+        assert failures == [None]
+        assert sorted(seen) == sorted(names)

@@ -8,7 +8,9 @@ from cluster.master import told
 from cluster.master.told import ToldBook
 from cluster.wire.calls import Said, Told
 from cluster.wire.messages import Progress, Refusal
+from cluster.wire.reply import MAX_GIVEN_BYTES
 from tests.acceptance.programs import wait_until
+from tests.master.noted_reply import NotedReply
 from tests.master.rig import DEADLINE_SECONDS
 
 
@@ -159,3 +161,56 @@ def test_a_closed_book_keeps_no_word_of_what_printed() -> None:
     book.printed("b")
 
     assert book.listen(0, 0.0).printed == ()
+
+
+class Listening:
+    """A `listen` that waits in a thread of its own."""
+
+    def __init__(self, book: ToldBook) -> None:
+        self.reply = NotedReply()
+        self.returned: list[Told] = []
+        self.thread = threading.Thread(
+            target=lambda: self.returned.append(book.listen(0, DEADLINE_SECONDS, self.reply))
+        )
+        self.thread.start()
+        wait_until(lambda: book._waiting is not None, DEADLINE_SECONDS)
+
+    def ended(self) -> None:
+        self.thread.join(DEADLINE_SECONDS)
+        assert not self.thread.is_alive()
+
+
+def test_outcomes_are_told_by_the_thread_that_has_committed_them_with_all_that_came_before() -> None:
+    book = ToldBook(Clock())
+    listening = Listening(book)
+
+    with book._changed:  # as if its thread were not on its way yet
+        book.accepted(["a"])
+        book.ended([outcome("a")])
+
+    listening.ended()
+    assert listening.reply.given == [Told(2, ("a",), (), (outcome("a"),))]
+    assert listening.reply.giver is threading.current_thread()
+    assert book.listen(0, 0.0) == listening.reply.given[0], "it was not acknowledged: it must come again"
+
+
+def test_outcomes_of_many_bytes_are_told_by_the_thread_that_listens() -> None:
+    book = ToldBook(Clock())
+    listening = Listening(book)
+
+    book.ended([outcome("a", bytes(MAX_GIVEN_BYTES))])
+
+    listening.ended()
+    assert listening.reply.given == []
+    assert [one.job for one in listening.returned[0].ended] == ["a"]
+
+
+def test_a_listen_that_is_over_is_given_nothing() -> None:
+    book = ToldBook(Clock())
+    reply = NotedReply()
+
+    book.listen(0, 0.0, reply)
+    book.ended([outcome("a")])
+
+    assert reply.given == []
+    assert [one.job for one in book.listen(0, 0.0).ended] == ["a"]

@@ -186,9 +186,7 @@ class Host:
             case _, "register", calls.Register():
                 trip.answer(self._register(said))
             case _, "tell", calls.Tell():
-                if self._served.take(said):
-                    self._when_durable(lambda: trip.answer(None))
-                else:
+                if not self._served.take(said, lambda: trip.answer(None)):
                     trip.answer(None)
                 self._look_parked(said.worker)
             case _:
@@ -289,12 +287,6 @@ class Host:
                     self._listen_again(trip, until)
 
         self._world.at(until, time_is_up)
-
-    def _when_durable(self, told: Callable[[], None]) -> None:
-        """Have it called once all that has been decided is committed; never, if this master dies before."""
-        with self.master.lock:
-            self.master.committer.append([], told)
-        self.master.committer.kick()
 
     def _tick_at(self, when: float) -> None:
         self._next_tick = when

@@ -40,7 +40,7 @@ MUTATIONS = (
     Mutation(
         "a revoked lease may still be reported on",
         "core/settlement.py",
-        "        if lease is None:\n            _fence_off(board, event, report)\n            continue",
+        "        if lease is None:\n            effects.append(_fence_off(board, event, report))\n            continue",
         "        lease = board.leases.get(report.fence)\n        if lease is None:\n            continue",
     ),
     Mutation(

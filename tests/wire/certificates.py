@@ -19,16 +19,22 @@ HOUR = dt.timedelta(hours=1)
 class Maker:
     """An authority in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, above: Maker | None = None, path_length: int = 0) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
         self.ca, self.revoked = folder / "ca.pem", folder / "revoked.pem"
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {folder.name}")])
-        builder = self._begin(self._name, self._key, -HOUR, 24 * HOUR)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self._certificate = self._finish(builder, is_authority=True)
-        self.ca.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+        self._above, self._path_length = above or self, path_length
+        self.certify(-HOUR, 24 * HOUR)
+
+    def certify(self, begins: dt.timedelta, ends: dt.timedelta) -> None:
+        """Write the authority's own certificate, anew with the same key."""
+        builder = self._above._begin(self._name, self._key, begins, ends)
+        limits = x509.BasicConstraints(ca=True, path_length=self._path_length)
+        builder = builder.add_extension(limits, critical=True)
+        certificate = self._above._finish(builder, is_authority=True)
+        self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(
         self,

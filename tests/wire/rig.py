@@ -15,7 +15,7 @@ from typing import Any
 from cluster.core.records import FunctionBlob
 from cluster.wire import handshake
 from cluster.wire.address import Address, parse_address
-from cluster.wire.calls import CALLS, FetchFunction, JobArgs, MasterInfo, Nothing
+from cluster.wire.calls import CALLS, FetchFunction, JobArgs, MasterInfo, Nothing, Told
 from cluster.wire.connection import MAX_FRAME_BYTES, ClusterConnection
 from cluster.wire.door import Limits
 from cluster.wire.handshake import Greeting
@@ -24,6 +24,7 @@ from cluster.wire.listener import dial
 from cluster.wire.manager import ClusterManager
 from cluster.wire.peer import Peer
 from cluster.wire.proxy import DeskProxy, connect_desk
+from cluster.wire.reply import Reply
 from cluster.wire.server import ClusterServer
 
 KEYS = {role: Secret(os.urandom(32)) for role in Role}
@@ -45,13 +46,13 @@ class EchoDesk:
         if name not in {method for _, method in CALLS}:
             raise AttributeError(name)
 
-        def method(peer: Peer, said: Any, **once: str) -> Any:
+        def method(peer: Peer, said: Any, *reply: Reply, **once: str) -> Any:
             self.peers.append(peer)
             self.calls.append(name)
             self.requests += once.values()
             behaviour = self._behaviours.get(name)
             if behaviour is not None:
-                return behaviour(said)
+                return behaviour(said, *reply)
             if name == "output":
                 return said.job.encode()
             if name == "fetch_function":
@@ -98,6 +99,19 @@ def echo(proxy: DeskProxy, text: str, **options: Any) -> str:
 
 def echo_bytes(proxy: DeskProxy, body: bytes) -> bytes:
     return bytes(proxy.call("fetch_function", FetchFunction(body)).body)
+
+
+class Giver:
+    """What `listen` of an `EchoDesk` may do: have its answers given by another thread."""
+
+    def __init__(self, *answers: Told) -> None:
+        self._answers = iter(answers)
+
+    def __call__(self, _said: object, reply: Reply) -> Told:
+        giving = threading.Thread(target=reply.give, args=(next(self._answers),))
+        giving.start()
+        giving.join(WAIT_SECONDS)
+        return Told(-1)  # counts for nothing
 
 
 def ping(proxy: DeskProxy) -> MasterInfo:

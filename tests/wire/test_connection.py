@@ -116,10 +116,10 @@ def test_a_vanished_host_is_noticed_by_the_kernel(ends: tuple[socket.socket, Clu
     sock = connection._socket
 
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
 
 
 @pytest.mark.parametrize("header", [b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x80\x00\x00\x00", b"GET "])
@@ -288,3 +288,36 @@ def test_a_copy_made_by_fork_can_not_end_the_parent_s_connection(ends: tuple[soc
 
     connection.send_frame(b"still here")
     assert bare.recv(100) == framed(b"still here")
+
+
+def test_what_is_not_taken_at_once_is_sent_by_the_connection_s_own_thread() -> None:
+    ours, theirs = socket.socketpair()
+    with (
+        contextlib.closing(ClusterConnection(ours)) as connection,
+        contextlib.closing(ClusterConnection(theirs)) as other,
+    ):
+        other.max_frame_bytes = MAX_FRAME_BYTES
+        body = os.urandom(4_000_000)
+
+        connection.send_at_once(body)  # far more than fits into a socket that nobody reads from
+        arrived: list[bytes] = []
+        reading = threading.Thread(target=lambda: arrived.append(bytes(other.receive_frame(20))))
+        reading.start()
+        connection.send_left()
+        connection.send_at_once(b"next")
+        connection.send_left()
+        reading.join(20)
+
+        assert arrived == [body]
+        assert bytes(other.receive_frame(20)) == b"next"
+
+
+def test_a_connection_that_broke_under_another_thread_s_hands_says_so_to_its_own() -> None:
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(ClusterConnection(ours)) as connection:
+        theirs.close()
+
+        connection.send_at_once(b"to nobody")
+
+        with pytest.raises(OSError):
+            connection.send_left()

@@ -178,6 +178,32 @@ def test_credit_is_the_sum_of_what_came_and_what_there_is_room_for() -> None:
         rig.wait_said("tell", lambda said: said[-1].credit == 2)
 
 
+def test_a_little_more_credit_waits_for_the_next_call() -> None:
+    with a_rig() as rig:
+        rig.join()
+        rig.remote.poll("w#1", 100)
+        rig.wait_said("tell", lambda said: any(one.credit == 100 for one in said))
+
+        for fence in range(1, 201):
+            rig.desk.put(fence)
+            rig.poll(100, lambda poll: poll.leases)
+        rig.line.wait_called("listen", len(rig.line.said("listen")) + 1)
+
+        assert len(rig.line.said("tell")) == 1
+        assert rig.line.said("listen")[-1].credit == 299
+
+
+def test_no_more_credit_is_told_at_once() -> None:
+    with a_rig() as rig:
+        rig.join()
+        rig.remote.poll("w#1", 100)
+        rig.wait_said("tell", lambda said: any(one.credit == 100 for one in said))
+
+        rig.remote.poll("w#1", 0)
+
+        rig.wait_said("tell", lambda said: said[-1].credit == 0)
+
+
 def test_reports_are_told_until_the_master_takes_them() -> None:
     with a_rig() as rig:
         rig.join()

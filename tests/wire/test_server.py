@@ -28,7 +28,18 @@ from cluster.errors import ClusterError, MasterUnavailable, Refused, UnknownJob
 from cluster.wire import connection as connection_module
 from cluster.wire import handshake
 from cluster.wire.audit import Audit, Kind
-from cluster.wire.calls import CALLS, PROTOCOL_VERSION, FetchFunction, JobArgs, Nothing, QueueArgs, Requeue, Shutdown
+from cluster.wire.calls import (
+    CALLS,
+    PROTOCOL_VERSION,
+    FetchFunction,
+    JobArgs,
+    Listen,
+    Nothing,
+    QueueArgs,
+    Requeue,
+    Shutdown,
+    Told,
+)
 from cluster.wire.connection import ClusterConnection
 from cluster.wire.door import Limits
 from cluster.wire.handshake import Greeting
@@ -39,6 +50,7 @@ from tests.wire.rig import (
     KEYS,
     WAIT_SECONDS,
     EchoDesk,
+    Giver,
     descriptors,
     echo,
     echo_bytes,
@@ -825,3 +837,12 @@ def msgpack(message: Any) -> bytes:
 def fault_in(connection: ClusterConnection) -> tuple[str, list[str]]:
     fault = msgspec.msgpack.decode(connection.receive_frame(WAIT_SECONDS))[2]
     return fault[0], fault[1]
+
+
+def test_answers_that_another_thread_gives_arrive_whole() -> None:
+    answers = [Told(1), Told(2, printed=("x" * 1000,) * 3000), Told(3, accepted=("a",))]
+    with serving(EchoDesk(listen=Giver(*answers))) as server, proxy_to(server) as proxy:
+        heard = [proxy.call("listen", Listen("s", 0, 1.0)) for _ in answers]
+
+        assert heard == answers
+        assert echo(proxy, "and on") == "and on"

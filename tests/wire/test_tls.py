@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from cluster.errors import ClusterError, MasterUnavailable, Refused
 from cluster.wire import audit, tls
 from cluster.wire.address import Address
-from cluster.wire.calls import Nothing
+from cluster.wire.calls import Listen, Nothing, Told
 from cluster.wire.door import Limits
 from cluster.wire.keys import Role, Secret, load_key, make_keys
 from cluster.wire.manager import ClusterManager
@@ -31,6 +32,7 @@ from tests.wire.rig import (
     LOOPBACK,
     WAIT_SECONDS,
     EchoDesk,
+    Giver,
     echo,
     echo_bytes,
     is_closed_by_the_other,
@@ -374,25 +376,109 @@ def test_a_handshake_that_dawdles_is_cut_at_the_deadline_and_delays_nobody(maker
         assert time.monotonic() - started < WAIT_SECONDS
 
 
-@pytest.mark.parametrize(
-    ("begins", "told"),
-    [(-2 * HOUR, "it has expired; have it renewed"), (HOUR, "it is not valid yet by the master's clock")],
-)
-def test_a_certificate_out_of_its_time_is_told_as_that_to_both(
-    maker: Maker,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    begins: dt.timedelta,
-    told: str,
-) -> None:
-    # Its own program loaded it in time, or has another clock.
-    monkeypatch.setattr(tls, "_require_valid", lambda *_: None)
-    late = maker.issue("client", "late", begins=begins, ends=begins + HOUR)
-    with serving_tls(maker.issue("master", "head")) as server:
-        said = refused_of(server, late)
+EXPIRED, NOT_YET = "it has expired; have it renewed", "it is not valid yet by the master's clock"
 
-        assert log_says(caplog, "handshake_expired: origin=127.0.0.1")
+
+@pytest.mark.parametrize(
+    ("begins", "told", "logged"),
+    [
+        (-2 * HOUR, EXPIRED, "its certificate has expired"),
+        (HOUR, NOT_YET, "its certificate is not valid yet"),
+    ],
+)
+def test_a_certificate_out_of_its_time_is_told_as_that_to_both_and_named(
+    maker: Maker, caplog: pytest.LogCaptureFixture, begins: dt.timedelta, told: str, logged: str
+) -> None:
+    desk = EchoDesk()
+    with pytest.MonkeyPatch.context() as patch, serving_tls(maker.issue("master", "head"), desk) as server:
+        patch.setattr(tls, "_require_valid", lambda *_: None)  # its own program has another clock
+        for role in Role:
+            late = maker.issue(role, "late", begins=begins, ends=begins + HOUR)
+            said = refused_of(server, late, role=role)
+
+            assert told in said
+            assert log_says(caplog, f"handshake_expired: origin=127.0.0.1 role={role} name=late ")
+            assert log_says(caplog, f"reason=refused: {logged} ({role} late, certificate ")
+    assert not desk.calls
+
+
+@pytest.mark.parametrize(
+    ("begins", "told", "logged"),
+    [
+        (-2 * HOUR, EXPIRED, "the authority of its certificate has expired"),
+        (HOUR, NOT_YET, "the authority of its certificate is not valid yet"),
+    ],
+)
+def test_a_certificate_of_an_authority_out_of_its_time_is_refused_and_named(
+    maker: Maker, caplog: pytest.LogCaptureFixture, begins: dt.timedelta, told: str, logged: str
+) -> None:
+    master, client = maker.issue("master", "head"), maker.issue("client", "ana")
+    # The caller has another certificate of the same authority: to it the master is in order.
+    later = maker.folder / "later.pem"
+    later.write_bytes(maker.ca.read_bytes())
+    maker.certify(begins, begins + HOUR)
+    desk = EchoDesk()
+    with serving_tls(master, desk) as server:
+        said = refused_of(server, structs.replace(client, ca=later))
+
+        assert log_says(caplog, "handshake_expired: origin=127.0.0.1 role=client name=ana ")
+        assert log_says(caplog, f"reason=refused: {logged} (client ana, certificate ")
+
+        maker.ca.write_bytes(maker.ca.read_bytes() + later.read_bytes())  # either will do
+        with caller(server, client) as proxy:
+            assert echo(proxy, "x") == "x"
     assert told in said
+
+
+def test_a_live_connection_ends_with_the_authority_of_its_certificate(
+    maker: Maker, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    master, client = maker.issue("master", "head"), maker.issue("client", "ana")
+    later = tmp_path / "later.pem"
+    later.write_bytes(maker.ca.read_bytes())
+    maker.certify(-HOUR, dt.timedelta(seconds=3))
+    with serving_tls(master) as server, caller(server, structs.replace(client, ca=later)) as proxy:
+        assert echo(proxy, "x") == "x"
+
+        assert log_says(caplog, "shown out: the authority of its certificate has expired (client ana")
+
+
+def test_a_chain_through_an_authority_between_is_refused_because_nobody_looks_at_that_one_s_dates(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Maker(tmp_path / "root", path_length=1)
+    between = Maker(tmp_path / "between", above=root)
+    leaf = between.issue("client", "ana")
+    leaf.cert.write_bytes(leaf.cert.read_bytes() + between.ca.read_bytes())
+    both = tmp_path / "both.pem"
+    both.write_bytes(root.ca.read_bytes() + between.ca.read_bytes())
+    desk = EchoDesk()
+    with serving_tls(root.issue("master", "head"), desk) as server:
+        with (
+            caller(server, structs.replace(leaf, ca=both)) as proxy,
+            pytest.raises((Refused, MasterUnavailable)),
+        ):
+            echo(proxy, "x")
+
+        assert log_says(caplog, f"its certificate was not issued by the authority in {root.ca} itself (client ana")
+    assert not desk.calls
+
+
+def test_a_master_out_of_its_time_is_refused_by_callers(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tls, "_require_valid", lambda *_: None)
+    client = maker.issue("client", "ana")
+    with serving_tls(maker.issue("master", "old", begins=-2 * HOUR, ends=-HOUR)) as server:
+        assert "has expired; renew it there" in refused_of(server, client)
+    with serving_tls(maker.issue("master", "new", begins=HOUR, ends=2 * HOUR)) as server:
+        assert "is not valid yet; are both hosts' clocks right?" in refused_of(server, client)
+    master = maker.issue("master", "head")
+    good = tmp_path / "good.pem"
+    good.write_bytes(maker.ca.read_bytes())
+    maker.certify(-2 * HOUR, -HOUR)
+    with serving_tls(structs.replace(master, ca=good)) as server:
+        assert "has expired" in refused_of(server, client)
 
 
 def test_whoever_has_shown_a_good_certificate_is_named_when_the_rest_is_refused(
@@ -491,6 +577,58 @@ def test_a_role_s_key_is_exchanged_without_a_restart_and_the_old_one_is_worth_no
         server.stop(deadline_seconds=0.0)
 
 
+def test_callers_refuse_a_master_that_was_revoked_if_they_have_the_list(
+    maker: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    master, client, worker = maker.issue("master", "head"), maker.issue("client", "ana"), maker.issue("worker", "w1")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "ca.pem").write_bytes(maker.ca.read_bytes())
+    listless, named = (structs.replace(client, ca=elsewhere / "ca.pem", revoked=path) for path in (None, maker.revoked))
+    desk = EchoDesk()
+    with serving_tls(master, desk) as server:
+        with caller(server, client) as proxy, caller(server, worker, Role.WORKER) as other:
+            assert echo(proxy, "x") == "x"
+            assert echo_bytes(other, b"x") == b"x"
+        heard = len(desk.calls)
+
+        maker.revoke(master)
+
+        said = [refused_of(server, client), refused_of(server, named)]
+        with (
+            caller(server, worker, Role.WORKER) as other,
+            pytest.raises(Refused, match=r"the certificate of the master at .* is revoked \(master head"),
+        ):
+            echo_bytes(other, b"x")
+        assert len(desk.calls) == heard
+        with caller(server, listless) as proxy:  # who has no list knows of nothing
+            assert echo(proxy, "x") == "x"
+        (elsewhere / "revoked.pem").write_bytes(maker.revoked.read_bytes())
+        said.append(refused_of(server, listless))
+
+        maker.revoked.unlink()
+        said.append(refused_of(server, client))
+
+    assert all("have another one issued there: cluster certs issue master 127.0.0.1" in one for one in said)
+    assert "the last good list stays in force" in caplog.text
+
+
+def test_a_list_that_is_no_good_is_refused_by_a_caller_too(maker: Maker) -> None:
+    maker.revoked.write_text("garbage")
+
+    with pytest.raises(Refused, match="no list of revoked certificates in PEM form"):
+        Tls(maker.issue("client", "ana"), is_master=False)
+
+
+def test_a_master_whose_own_certificate_is_revoked_does_not_start(maker: Maker) -> None:
+    master = maker.issue("master", "head")
+    maker.revoke(master)
+
+    with pytest.raises(Refused, match=r"this master's certificate .* is revoked \(master head.*certs issue master"):
+        ClusterManager(LOOPBACK, keys=KEYS, desks={}, tls=master).get_server()
+
+
 # --- files and addresses --------------------------------------------------------------------------------------------------
 
 
@@ -539,3 +677,15 @@ def test_nothing_of_tls_is_loaded_without_it() -> None:
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
 
     assert done.stdout == "False False\n"
+
+
+def test_answers_that_another_thread_gives_arrive_whole(maker: Maker) -> None:
+    answers = [Told(1), Told(2, printed=("x" * 1000,) * 3000), Told(3, accepted=("a",))]
+    with (
+        serving_tls(maker.issue("master", "head"), EchoDesk(listen=Giver(*answers))) as server,
+        caller(server, maker.issue("client", "ana")) as proxy,
+    ):
+        heard = [proxy.call("listen", Listen("s", 0, 1.0)) for _ in answers]
+
+        assert heard == answers
+        assert echo(proxy, "and on") == "and on"
