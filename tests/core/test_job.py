@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 from msgspec import NODEFAULT, Struct, structs
 
+from cluster.core.board import EndOfRun
+from cluster.core.chunks import Judgement
+from cluster.core.events import Heartbeat, Register
 from cluster.core.job import Job, LeaseHeld, Suspicion, WorkerHeld
 from cluster.core.states import JobState
 
@@ -21,6 +24,10 @@ from cluster.core.states import JobState
             },
         ),
         (LeaseHeld, {"is_granted": True, "is_revoked": False, "memory": 0, "pid": 0}),
+        (EndOfRun, {"fence": 0, "payload": b"", "certificate": None, "output": b""}),
+        (Judgement, {"delay_seconds": 0.0, "certificate": None}),
+        (Register, {"resources": (), "labels": (), "held": None, "memory_room": 0, "memory_most": 0, "host": ""}),
+        (Heartbeat, {"running": (), "pids": (), "memory_room": 0, "memory_most": 0, "is_short": False}),
         (Suspicion, {"reason": "", "first_probe": 0, "probes": 0, "probe_at": 0.0}),
         (
             WorkerHeld,
