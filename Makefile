@@ -37,7 +37,7 @@ coverage: $(READY) ## unit tests alone take every branch of what decides over jo
 	@$(RUN) -m coverage run -m pytest -q --ignore=tests/core/test_machine.py tests/core tests/master
 	@$(RUN) -m coverage report --skip-covered
 
-mutants: $(READY) ## do the unit tests notice small faults in what decides? make mutants [MODULE=policy]; many minutes for all
+mutants: $(READY) ## do the unit tests notice small faults in what decides? make mutants [MODULE=policy]; a quarter of an hour for all
 	@$(RUN) -m tests.mutants --module "$(MODULE)"
 
 bench: $(READY) ## our speed beside others', in one run: make bench [BENCH="--all --peers dask,ray,celery --json FILE"]

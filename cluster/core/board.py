@@ -246,12 +246,9 @@ class Board:
     def next_due(self) -> float | None:
         """The monotonic time before which a `Tick` would change nothing, as far as is known now."""
         times = [worker.deadline for worker in self.workers.values()]
-        last = self.last_tick or 0.0  # it has woken those whose time for a probe had come by then
-        times += [
-            worker.suspicion.probe_at
-            for worker in self.workers.values()
-            if worker.suspicion is not None and worker.suspicion.probe_at > last
-        ]
+        last = self.last_tick  # it has woken those whose time for a probe had come by then
+        suspicions = [worker.suspicion for worker in self.workers.values() if worker.suspicion is not None]
+        times += [one.probe_at for one in suspicions if last is None or one.probe_at > last]
         timer = self.timers.next_due()
         if timer is not None:
             times.append(timer)

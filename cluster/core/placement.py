@@ -216,5 +216,5 @@ def _key_of(job: Job) -> LaneKey:
 
 def _rank(lane: Lane) -> tuple[int, int]:
     head = lane.head()
-    # A live lane has a head; the second value orders lanes of equal priority by age.
-    return (0, 0) if head is None else (-head.spec.options.priority, head.seq)
+    assert head is not None  # noqa: S101 - a live lane has one, told to the type checker
+    return -head.spec.options.priority, head.seq  # lanes of equal priority by age

@@ -86,15 +86,12 @@ def most(worker: WorkerHeld, capacity: int, now: Now) -> int:
 def hear(board: Board, worker: WorkerHeld, running: tuple[JobId, ...], effects: list[Effect]) -> None:
     """A heartbeat of a worker under suspicion, before it is noted: a probe that ran at the last one too is well."""
     suspicion = worker.suspicion
-    if suspicion is None or not suspicion.is_quarantined:
-        return
-    for job_id in running:
-        job = board.jobs.get(job_id)
-        is_probe = job is not None and job.fence > suspicion.first_probe and job.fence in worker.leases
-        if is_probe and job is not None and job.state is JobState.RUNNING:
+    if suspicion is not None and suspicion.is_quarantined:
+        held = [job for name in running if (job := board.jobs.get(name)) is not None and job.fence in worker.leases]
+        if any(job.fence > suspicion.first_probe and job.state is JobState.RUNNING for job in held):
             _trust(worker, effects)
-            return
-    effects.append(Wake(worker.id))  # a probe may be due that nobody has reported the end of the last one of
+        else:
+            effects.append(Wake(worker.id))  # a probe may be due that nobody has reported the end of the last one of
 
 
 def _is_suspicious(report: Report) -> bool:

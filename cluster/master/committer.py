@@ -209,9 +209,7 @@ class Committer:
         """Write the log in this thread, unless another one is at it and will see our entries too."""
         while self._log and self._driving.acquire(blocking=False):
             try:
-                while self._log and self._commit_group():
-                    pass
-                if self._failures:
+                if not self._commit_group():
                     return
             finally:
                 self._driving.release()
@@ -328,8 +326,7 @@ class Committer:
         if self._ended_since_prune < PRUNE_AFTER_ENDED and not self._is_prune_due:
             return
         if not self.pruning.acquire(blocking=False):
-            self._is_prune_due = True
-            return
+            return  # still due after the next group
         self._ended_since_prune = 0
         self._is_prune_due = False
         is_unfinished = False

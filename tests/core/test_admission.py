@@ -382,6 +382,7 @@ def test_the_same_id_may_come_again_after_it_was_undone() -> None:
     effects = scene.submit(spec("a"))
 
     assert only(Admitted, effects).seq == 2
+    assert every(FunctionAdded, effects), "the store may have lost it together with the first"
     assert len(scene.poll(9)) == 1
 
 

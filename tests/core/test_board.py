@@ -76,3 +76,15 @@ def test_a_queued_job_costs_at_most_six_hundred_bytes_besides_its_payload() -> N
 
     assert board.counts[JobState.QUEUED] == MANY
     assert used / MANY <= MAX_BYTES_PER_QUEUED_JOB
+
+
+def test_a_later_opening_of_the_store_issues_only_higher_fences() -> None:
+    last_of_third, first_of_fourth = 4 * 2**40, Board(Settings(), epoch=4).issue_fence()
+
+    assert first_of_fourth == last_of_third + 1, "where an epoch begins may not change: fences are in stores"
+
+
+def test_what_an_operator_does_not_say_of_the_board_is_this() -> None:
+    assert Settings() == Settings(
+        heartbeat_timeout_seconds=10.0, max_live_jobs=5_000_000, dead_retention_seconds=2_592_000.0
+    )

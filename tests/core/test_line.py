@@ -68,3 +68,13 @@ def test_the_collector_does_not_walk_along_it() -> None:
 
     looked_at = [line._front, line._rear, *(piece for piece in line._pieces if gc.is_tracked(piece))]
     assert sum(map(len, looked_at)) < PIECE
+
+
+def test_of_what_is_put_first_no_more_than_two_pieces_lie_open_to_the_collector() -> None:
+    line = Line()
+    jobs = [job() for _ in range(2 * 512)]
+    for one in jobs:
+        line.prepend(one)
+
+    assert (len(line._front), len(line._pieces)) == (512, 1)
+    assert list(line) == jobs[::-1]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
 from cluster.core.job import Job
 from cluster.core.placement import MAX_STALE_ENTRIES, Lane, Placement, is_satisfiable
 from cluster.core.records import Options
@@ -185,18 +187,56 @@ def test_a_job_that_was_cancelled_and_requeued_with_another_limit_is_handed_out_
     assert placement.depth() == {}
 
 
+def test_a_lane_hands_out_in_the_order_in_which_jobs_came() -> None:
+    lane = Lane(("default", (), (), 0))
+    jobs = [queued() for _ in range(3)]
+    for one in jobs:
+        lane.push(one)
+
+    assert list(lane.take(9)) == jobs
+
+
+@pytest.mark.parametrize("grown_is_first", [True, False])
+def test_a_lane_neither_shows_nor_hands_out_a_job_whose_limit_is_another_now(*, grown_is_first: bool) -> None:
+    lane = Lane(("default", (), (), 10))
+    grown, other = (queued(name, Options(memory=(10, 20))) for name in ("grown", "other"))
+    for one in (grown, other) if grown_is_first else (other, grown):
+        lane.push(one)
+    grown.outgrown = 1
+
+    assert lane.head() is other
+    assert list(lane.take(9)) == [other]
+
+
+def test_jobs_that_share_their_options_are_in_different_lanes_once_a_limit_has_grown() -> None:
+    placement = Placement()
+    options = Options(memory=(10, 20))
+    first, grown = queued("first", options), queued("grown", options)
+    grown.outgrown = 1
+    push(placement, first, grown)
+    small = worker()
+    small.memory_room = small.memory_most = 10
+
+    assert leased(placement.pop(small, 9)) == ["first"]
+    small.memory_room = small.memory_most = 20
+    assert leased(placement.pop(small, 9)) == ["grown"]
+
+
 def test_stale_entries_are_bounded() -> None:
     lane = Lane(("default", (), (), 0))
     keeper = queued("keeper")
     lane.push(keeper)
+
+    most = 0
 
     for number in range(10 * MAX_STALE_ENTRIES):
         one = queued(options=Options(priority=number % 50))
         lane.push(one)
         one.state = JobState.CANCELLED
         lane.forget()
+        most = max(most, lane._entries)
 
-    assert lane._entries <= MAX_STALE_ENTRIES + 2
+    assert most == 1024 + 1, "so many stale ones, beside the one that is live"
     assert sum(map(len, lane._by_priority.values())) == lane._entries
     assert list(lane.take(9)) == [keeper]
 

@@ -39,6 +39,11 @@ def test_what_is_missing_is_marked_as_far_as_the_reader_has_missed_it() -> None:
     assert after(runs, 1000) == (TEXT[1000:], 1024)
 
 
+def test_a_piece_is_no_longer_than_asked_for_wherever_it_begins() -> None:
+    assert after(runs_of(CUT), 949, 10) == (TEXT[949:959], 959)
+    assert after(runs_of(CUT), 20, 10) == (TEXT[20:25] + mark(924) + TEXT[949:954], 954)
+
+
 @given(st.integers(0, 1100), st.integers(1, 50))
 def test_piece_by_piece_comes_to_the_same(start: int, limit: int) -> None:
     runs = runs_of(CUT)

@@ -8,9 +8,21 @@ from msgspec import structs
 from cluster.core import events, quarantine
 from cluster.core.effects import Announced, Effect
 from cluster.core.explain import explain
-from cluster.core.quarantine import FIRST_PROBE_SECONDS, MAX_PROBE_SECONDS, MIN_JOBS, QUICK_SECONDS
+from cluster.core.quarantine import FIRST_PROBE_SECONDS, MIN_JOBS
 from cluster.core.records import Ending, Fence, FunctionBlob, JobSpec, Options, Report, RetryRule
-from tests.core.builders import WORKER, Scene, every, failure, function, moment, spec, success
+from tests.core.builders import (
+    WORKER,
+    Scene,
+    bad,
+    chunk_report,
+    done,
+    every,
+    failure,
+    function,
+    moment,
+    spec,
+    success,
+)
 
 OTHER = "other#1"
 # Given up at once after a crash, out of the way for long after anything else, and not at-most-once.
@@ -86,12 +98,22 @@ def test_a_worker_that_fails_at_once_what_works_elsewhere_is_quarantined_and_ann
 
     assert story.is_quarantined
     (sentence,) = story.told
-    assert sentence.startswith(f"worker {WORKER} is quarantined: its first attempts at {MIN_JOBS} different jobs")
+    assert sentence.startswith(f"worker {WORKER} is quarantined: its first attempts at 5 different jobs")
 
 
 def test_so_is_one_whose_tasks_worked_in_its_own_earlier_life() -> None:
     story = Story()
     story.do_well(WORKER)
+
+    story.fail_jobs()
+
+    assert story.is_quarantined
+
+
+def test_what_worked_elsewhere_is_known_still_when_that_worker_has_registered_again() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    story.register(OTHER, held=())
 
     story.fail_jobs()
 
@@ -107,6 +129,44 @@ def test_so_is_one_that_fails_different_tasks_while_another_does_well() -> None:
     for _ in range(MIN_JOBS):
         story.do_well(OTHER, function("another"))
     story.report(failure(story.take(spec(options=ONCE), function("one more")), Ending.CRASHED))
+
+    assert story.is_quarantined
+
+
+@pytest.mark.parametrize("kinds", [2, 3])
+def test_it_takes_so_many_different_tasks_to_blame_the_worker(kinds: int) -> None:
+    story = Story()
+    story.fail_jobs(1)
+    for _ in range(MIN_JOBS):
+        story.do_well(OTHER, function("another"))
+
+    for number in range(MIN_JOBS - 1):
+        task = function(f"t{number % (kinds - 1)}")  # and the one before
+        story.report(failure(story.take(spec(options=ONCE), task), Ending.CRASHED))
+
+    assert story.is_quarantined == (kinds == 3)
+
+
+def test_what_others_did_well_before_the_suspicion_began_is_no_evidence() -> None:
+    story = Story()
+    for _ in range(MIN_JOBS):
+        story.do_well(OTHER, function("another"))
+
+    for number in range(MIN_JOBS):
+        story.report(failure(story.take(spec(options=ONCE), function(f"t{number}")), Ending.CRASHED))
+
+    assert not story.is_quarantined
+
+
+def test_a_job_that_runs_on_a_worker_under_suspicion_does_not_clear_it() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    story.fail_jobs(MIN_JOBS - 1)
+    story.take(spec("long"))
+    for at in (1.0, 2.0):
+        story.tell(events.Heartbeat(WORKER, ("long",)), at)
+
+    story.fail_jobs(1)
 
     assert story.is_quarantined
 
@@ -180,7 +240,7 @@ def test_jobs_that_ran_for_a_while_before_they_crashed_say_nothing_of_their_host
     story = Story()
     story.do_well(WORKER)
 
-    story.fail_jobs(20, seconds=QUICK_SECONDS)
+    story.fail_jobs(20, seconds=5.0)
 
     assert not story.is_quarantined
 
@@ -190,7 +250,7 @@ def test_a_late_crash_does_not_end_the_suspicion_either() -> None:
     story.do_well(WORKER)
     story.fail_jobs(MIN_JOBS - 1)
 
-    story.fail_jobs(1, seconds=QUICK_SECONDS)
+    story.fail_jobs(1, seconds=5.0)
     assert not story.is_quarantined
     story.fail_jobs(1)
 
@@ -213,11 +273,11 @@ def test_a_plain_success_looks_at_nothing_but_the_flag(monkeypatch: pytest.Monke
 def test_the_evidence_is_bounded() -> None:
     story = Story()
 
-    story.fail_jobs(3 * quarantine.MAX_JOBS)
+    story.fail_jobs(100)
 
     suspicion = story.board.workers[WORKER].suspicion
     assert suspicion is not None
-    assert len(suspicion.jobs) == quarantine.MAX_JOBS
+    assert len(suspicion.jobs) == 32
 
 
 # --- what it gets -----------------------------------------------------------------------------------------------------
@@ -253,7 +313,7 @@ def test_probes_that_fail_come_ever_more_slowly_up_to_a_limit() -> None:
         (fence,) = story.probe(at)
         story.report(failure(fence, Ending.CRASHED), at=at)
 
-    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, MAX_PROBE_SECONDS, MAX_PROBE_SECONDS, MAX_PROBE_SECONDS]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
     assert len(story.told) == 1
 
 
@@ -291,6 +351,17 @@ def test_a_probe_that_is_seen_to_run_lifts_it_before_it_ends() -> None:
     story.tell(events.Heartbeat(WORKER, (name,)), 4.0)
 
     assert not story.is_quarantined
+
+
+def test_a_job_that_runs_elsewhere_is_no_probe_whatever_the_worker_says() -> None:
+    story = quarantined()
+    (fence,) = story.poll(name=OTHER)
+    name = story.board.leases[fence].job.spec.id
+    story.tell(events.Heartbeat(OTHER, (name,)), 0.5)
+
+    story.tell(events.Heartbeat(WORKER, (name, "unheard of")), 0.6)
+
+    assert story.is_quarantined
 
 
 def test_what_it_held_before_neither_counts_as_a_probe_nor_keeps_it_from_one() -> None:
@@ -345,8 +416,6 @@ def test_it_stays_quarantined_when_it_registers_again_and_is_another_when_it_is_
 
 
 def test_of_a_chunk_one_item_that_went_well_shows_that_the_host_is() -> None:
-    from tests.core.builders import bad, chunk_report, done
-
     story = Story()
     story.do_well(WORKER)
     for _ in range(MIN_JOBS):
@@ -355,6 +424,16 @@ def test_of_a_chunk_one_item_that_went_well_shows_that_the_host_is() -> None:
         story.report(report)
 
     assert not story.is_quarantined
+
+
+def test_a_chunk_of_which_every_item_failed_speaks_against_the_host() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    for _ in range(MIN_JOBS):
+        fence = story.take(spec(options=ONCE, items=2))
+        story.report(chunk_report(fence, bad(0, Ending.CRASHED), bad(1, Ending.CRASHED)))
+
+    assert story.is_quarantined
 
 
 def test_a_job_that_waits_for_a_quarantined_worker_says_so() -> None:
@@ -366,3 +445,17 @@ def test_a_job_that_waits_for_a_quarantined_worker_says_so() -> None:
 
     assert "every worker that fits is quarantined: jobs failed there at once, the last one because it crashed" in said
     assert "the next in 0.5 s" in said
+
+
+def test_of_several_quarantined_workers_the_one_that_is_tried_next_is_named() -> None:
+    story = Story()
+    story.do_well(OTHER)
+    story.fail_jobs()
+    for _ in range(MIN_JOBS):
+        fence = story.take(spec(options=ONCE), name=OTHER)
+        story.report(failure(fence, Ending.ENVIRONMENT), at=2.0, name=OTHER)
+    story.put(spec("a"))
+
+    said = explain(story.board, "a", moment(0.5))
+
+    assert "the last one because it crashed; one job at a time is tried, the next in 0.5 s" in said

@@ -9,6 +9,7 @@ from cluster.core.effects import (
     Effect,
     Ended,
     FencedOff,
+    FunctionAdded,
     GivenBack,
     Leased,
     Record,
@@ -20,6 +21,7 @@ from cluster.core.effects import (
     TellStop,
     Wake,
 )
+from cluster.core.explain import explain
 from cluster.core.handlers import Board, Settings
 from cluster.core.records import Ending, JobId, Options, RetryRule
 from cluster.core.restore import restore
@@ -169,6 +171,17 @@ def test_jobs_that_failed_before_stand_behind_those_that_never_ran() -> None:
     assert [scene.describe(one).job for one in scene.poll(2, at=5.0)] == ["fresh", "kills its master"]
 
 
+def test_a_retry_stands_before_what_came_at_the_moment_when_it_fell_due() -> None:
+    scene = StoredScene()
+    fence = scene.lease(spec("retried", Options(retry=RetryRule(max_retries=1, backoff=4.0, jitter=0.0))))
+    scene.report(failure(fence))
+    scene.submit(spec("came"), at=4.0)
+
+    scene.restart(at=5.0)
+
+    assert [scene.describe(one).job for one in scene.poll(2, at=5.0)] == ["retried", "came"]
+
+
 def test_a_retry_keeps_its_place_however_often_the_master_is_restarted() -> None:
     scene = StoredScene()
     fence = scene.lease(spec("retried"))
@@ -227,7 +240,8 @@ def test_a_worker_that_comes_back_in_time_is_adopted_with_its_leases() -> None:
     held = scene.board.workers[WORKER]
     assert held.free == {"gpu": 1}
     assert held.labels == frozenset({("zone", "lab")})
-    assert only(Ended, scene.report(success(fence), at=4.0)).outcome.attempts == 1
+    ended = only(Ended, scene.report(success(fence), at=4.0)).outcome
+    assert (ended.attempts, ended.worker) == (1, WORKER)
     assert held.free == {"gpu": 2}
 
 
@@ -310,6 +324,25 @@ def test_a_job_whose_function_is_lost_is_left_out_and_what_waits_for_it_fails() 
     assert [one.outcome.job for one in every(Ended, effects)] == ["waits"]
 
 
+def test_a_function_that_came_back_rests_once_its_jobs_are_done() -> None:
+    scene = StoredScene()
+    scene.submit(spec("a"))
+    scene.restart()
+    (fence,) = scene.poll()
+    scene.report(success(fence))
+
+    assert every(FunctionAdded, scene.submit(spec("b"))), "the store may have dropped it meanwhile"
+
+
+def test_a_job_that_was_to_start_at_once_or_never_has_expired_though_the_clock_was_set_back() -> None:
+    scene = StoredScene()
+    scene.submit(spec("a", expires=0.0), at=5.0)
+
+    scene.restart(at=0.0)
+
+    assert only(Ended, scene.tick(0.0)).outcome.state is JobState.EXPIRED
+
+
 def test_more_functions_come_back_than_stay_on_an_idle_shelf() -> None:
     blobs = [function(f"f{number}") for number in range(2 * MAX_IDLE_FUNCTIONS)]
     live = [
@@ -385,3 +418,17 @@ def test_a_job_requeued_before_its_end_is_durable_needs_its_arguments_once() -> 
 
     assert not scene.board.needs_result("first")
     assert not scene.board.inputs_needed
+
+
+def test_a_worker_that_is_known_by_its_leases_has_what_they_held_and_no_more() -> None:
+    scene = StoredScene()
+    scene.register(resources=(("gpu", 1),))
+    fence = scene.lease(spec("a", Options(resources=(("gpu", 1),))))
+    scene.submit(spec("large", Options(resources=(("gpu", 2),))), spec("small", Options(resources=(("gpu", 1),))))
+    scene.restart(grace_seconds=10.0)
+    assert "no registered worker offers gpu=2" in explain(scene.board, "large", moment())
+    assert "waits for a free slot" in explain(scene.board, "small", moment())
+
+    scene.report(success(fence))
+
+    assert [scene.describe(fence).job for fence in scene.poll(9)] == ["small"]

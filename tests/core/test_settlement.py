@@ -266,8 +266,10 @@ def test_a_dead_letter_takes_all_that_waited_for_it_along() -> None:
     fence = scene.lease(spec("root"))
     scene.submit(spec("child", after=("root",)), spec("grandchild", after=("child",)), spec("other"))
 
-    ended = {one.outcome.job: one.outcome for one in every(Ended, scene.report(failure(fence)))}
+    effects = every(Ended, scene.report(failure(fence)))
 
+    assert [one.fence for one in effects] == [fence, 0, 0], "nothing of the others ever ran"
+    ended = {one.outcome.job: one.outcome for one in effects}
     assert {name: one.state for name, one in ended.items()} == dict.fromkeys(
         ("root", "child", "grandchild"), JobState.DEAD_LETTER
     )
@@ -367,6 +369,7 @@ def test_a_chunk_s_retry_records_its_progress_and_what_its_items_spent() -> None
 
     failed = only(AttemptFailed, effects)
     assert (failed.failures, failed.crashes) == (2, 0)
+    assert scene.board.counters.failed_attempts == 1
     assert chunks.decode_progress(failed.progress) == scene.job("m").chunk
     assert scene.state("m") is JobState.QUEUED
 

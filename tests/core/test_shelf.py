@@ -33,13 +33,27 @@ def test_a_function_that_found_a_user_again_is_told_of_again() -> None:
     assert shelf.acquire(ONE.digest), "the store may have dropped it meanwhile"
 
 
+def test_a_function_has_users_until_the_last_one_lets_go() -> None:
+    shelf = Shelf()
+    shelf.offer(ONE)
+    shelf.acquire(ONE.digest)
+    shelf.acquire(ONE.digest)
+
+    shelf.release(ONE.digest)
+    assert not shelf.acquire(ONE.digest)
+    shelf.release(ONE.digest)
+    shelf.release(ONE.digest)
+
+    assert shelf.acquire(ONE.digest)
+
+
 def test_a_function_without_users_stays_for_a_while() -> None:
     shelf = Shelf()
     shelf.offer(ONE)
     shelf.acquire(ONE.digest)
     shelf.release(ONE.digest)
 
-    for number in range(MAX_IDLE_FUNCTIONS - 1):
+    for number in range(255):
         shelf.offer(function(f"f{number}"))
 
     assert ONE.digest in shelf

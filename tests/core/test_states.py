@@ -43,6 +43,13 @@ def test_the_table_has_a_row_for_every_state() -> None:
     assert set(MOVES) == set(JobState)
 
 
+def test_states_are_stored_by_these_numbers() -> None:
+    assert [(int(one), one.name) for one in JobState] == [
+        (1, "SUBMITTED"), (2, "WAITING"), (3, "SCHEDULED"), (4, "QUEUED"), (5, "ASSIGNED"), (6, "RUNNING"),
+        (7, "FAILED"), (8, "RETRY_QUEUED"), (9, "COMPLETED"), (10, "DEAD_LETTER"), (11, "CANCELLED"), (12, "EXPIRED"),
+    ]  # fmt: skip
+
+
 def test_every_cause_moves_some_job() -> None:
     assert {cause for moves in MOVES.values() for cause in moves} == set(Cause)
 

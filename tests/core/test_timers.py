@@ -109,5 +109,18 @@ def test_many_that_are_meant_are_not_rebuilt_for_each_new_one() -> None:
     for one in jobs:
         timers.add(one.expires_mono, Timer.EXPIRE, one)
 
-    assert timers._rebuild_at == 2 * MIN_REBUILD_ENTRIES
+    assert timers._rebuild_at == 2 * 4096
     assert [one for _, one in due(timers, float("inf"))] == jobs
+
+
+def test_order_is_kept_when_stale_entries_are_dropped() -> None:
+    timers = Timers()
+    jobs = [scheduled(float(number * 7919 % 10_007)) for number in range(MIN_REBUILD_ENTRIES)]
+    for number, one in enumerate(jobs):
+        if number % 3:
+            one.state = JobState.CANCELLED
+        timers.add(one.due_mono, Timer.DUE, one)
+
+    came = [one.due_mono for _, one in due(timers, 10_007.0)]
+
+    assert came == sorted(one.due_mono for one in jobs if one.state is JobState.SCHEDULED)

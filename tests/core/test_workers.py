@@ -324,3 +324,28 @@ def test_a_lost_worker_s_stopped_attempt_hides_none_behind_it() -> None:
     assert not scene.board.leases
     assert [one.job for one in every(AttemptFailed, effects)] == ["b"]
     assert only(AttemptFailed, effects).certificate.started == moment().wall
+
+
+def test_what_a_worker_offers_no_more_it_has_not_though_it_holds_some_of_it() -> None:
+    scene = Scene()
+    gpu = Options(resources=(("gpu", 1),))
+    scene.register(resources=(("gpu", 1),))
+    fence = scene.lease(spec("a", gpu))
+    # Not by way of the scene, which would rightly say that it is overdrawn: no sane worker does this.
+    scene.board.handle(events.Register(WORKER, held=(fence,)), moment())
+    scene.board.handle(events.Reported(WORKER, (success(fence),)), moment())
+
+    scene.submit(spec("b", gpu))
+
+    assert scene.poll() == []
+
+
+def test_a_master_that_slept_for_more_than_half_a_timeout_gives_everyone_a_whole_one() -> None:
+    scene = Scene()
+    scene.register()
+    scene.tick(0.0)
+
+    scene.tick(6.0)
+    scene.tick(10.5)
+
+    assert scene.board.workers[WORKER].deadline == moment(16.0).mono

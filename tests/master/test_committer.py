@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -186,6 +187,15 @@ def test_a_group_is_bounded_and_decisions_are_never_split(bench: Bench) -> None:
     assert [len(group) for group in bench.store.groups] == [2 * half, 2 * half]
 
 
+def test_a_group_that_is_just_full_takes_no_more(bench: Bench) -> None:
+    for first in range(0, 4 * 2048, 2048):
+        bench.append(*(admitted(seq) for seq in range(first, first + 2048)))
+
+    bench.committer.drive()
+
+    assert [len(group) for group in bench.store.groups] == [4096, 4096]
+
+
 def test_a_group_of_tells_alone_needs_no_commit(bench: Bench) -> None:
     bench.append(TellAccepted(1, "1"))
 
@@ -317,6 +327,7 @@ def test_what_a_store_should_not_raise_is_a_failed_commit_too(bench: Bench, capl
     bench.store.failures.append(ZeroDivisionError("a defect"))
 
     bench.committer.drive()
+    assert bench.store.groups == [], "it is left alone for a while"
     bench.committer.drive()
 
     assert bench.listener.undone == [(["1"], "unexpected ZeroDivisionError('a defect')")]
@@ -329,7 +340,9 @@ def test_failing_and_healing_are_logged_once_each(bench: Bench, caplog: pytest.L
     bench.append(ended(9))
     bench.store.failures += [FULL, FULL]
 
-    for _ in range(3):
+    bench.committer.drive()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    for _ in range(2):
         bench.committer.drive()
 
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
@@ -403,6 +416,7 @@ class Waits:
     def __init__(self) -> None:
         self.is_asked = threading.Event()
         self.worth: list[bool] = []
+        self.commits: list[float] = []  # seconds of each
         self.time = DEADLINE_SECONDS
 
     def seconds(self) -> float:
@@ -410,7 +424,7 @@ class Waits:
         return self.time
 
     def note_commit(self, seconds: float) -> None:
-        assert seconds >= 0.0
+        self.commits.append(seconds)
 
     def note_wait(self, *, was_worth_it: bool) -> None:
         self.worth.append(was_worth_it)
@@ -437,6 +451,23 @@ def test_an_admission_and_its_lease_wait_for_the_outcome_and_are_one_write_with_
     assert durable.wait(DEADLINE_SECONDS)
     assert running.store.groups == [[admitted(1), leased(1), ended(1)]]
     assert waits.worth == [True]
+
+
+def test_what_was_urgent_before_does_not_hasten_what_may_wait(running: Bench, waits: Waits) -> None:
+    began = time.perf_counter()
+    assert running.commit(ended(9)).wait(DEADLINE_SECONDS)
+    running.append(admitted(1))
+    running.committer.kick()
+    assert waits.is_asked.wait(DEADLINE_SECONDS)
+    running.append(leased(1))
+    running.committer.kick()
+    assert not running.committer._is_hastened.is_set()
+
+    assert running.commit(ended(1)).wait(DEADLINE_SECONDS)
+
+    assert running.store.groups == [[ended(9)], [admitted(1), leased(1), ended(1)]]
+    assert len(waits.commits) == 2
+    assert all(0.0 <= seconds <= time.perf_counter() - began for seconds in waits.commits)
 
 
 def test_an_admission_for_which_nothing_comes_is_written_when_the_wait_is_over(running: Bench, waits: Waits) -> None:
@@ -510,6 +541,55 @@ def test_the_committer_s_thread_tries_again_by_itself(running: Bench) -> None:
     assert running.store.records == [ended(9)]
 
 
+def test_it_tries_again_ever_more_slowly_up_to_a_limit(bench: Bench) -> None:
+    class Naps(threading.Event):
+        """Its stop, for which it waits between two tries: here time passes at once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seconds: list[float | None] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.seconds.append(timeout)
+            return self.is_set()
+
+    naps = bench.committer._is_stopping = Naps()
+    bench.store.failures += [FULL] * 8
+    bench.committer.start()
+
+    durable = bench.commit(ended(9))
+
+    assert durable.wait(DEADLINE_SECONDS)
+    assert naps.seconds == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+class Asked(threading.Event):
+    """The event that wakes the committer's thread; tells how long each wait for it was to be at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        return super().wait(timeout)
+
+
+def test_as_long_as_nothing_was_committed_it_sleeps_until_it_is_wanted(bench: Bench) -> None:
+    asked = bench.committer._is_wanted = Asked()
+    bench.committer.start()
+
+    assert bench.commit(admitted(1)).wait(DEADLINE_SECONDS)
+    assert asked.seconds[0] is None
+
+
+def test_its_thread_can_be_told_from_others_and_keeps_no_process_alive(running: Bench) -> None:
+    thread = running.committer._thread
+
+    assert thread is not None
+    assert (thread.name, thread.daemon) == ("cluster-committer", True)
+
+
 def test_an_error_while_telling_does_not_end_the_committer_s_thread(
     running: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -555,6 +635,15 @@ def test_stop_writes_what_is_left_and_may_be_called_twice(running: Bench) -> Non
     assert not thread.is_alive()
 
 
+def test_what_is_decided_after_the_stop_is_written_by_whoever_decided_it(running: Bench) -> None:
+    running.committer.stop()
+
+    durable = running.commit(admitted(1))
+
+    assert durable.is_set()
+    assert running.store.records == [admitted(1)]
+
+
 def test_stop_writes_what_is_left_though_nothing_was_started(bench: Bench) -> None:
     bench.append(admitted(1))
 
@@ -571,6 +660,17 @@ def test_stop_does_not_wait_for_a_store_that_stays_broken(running: Bench) -> Non
 
     assert running.store.records == []
     assert running.listener.durable == []
+
+
+def test_an_instant_store_that_failed_is_tried_again_at_the_next_kick() -> None:
+    bench = Bench(HandStore(is_instant=True))
+    bench.store.failures.append(FULL)
+    durable = bench.commit(ended(9))
+    assert not durable.is_set()
+
+    bench.committer.kick()
+
+    assert durable.is_set()
 
 
 def test_an_instant_store_may_be_driven_by_several_threads_at_once() -> None:
@@ -646,11 +746,23 @@ def test_what_comes_while_the_driver_is_leaving_is_written_by_it() -> None:
 
 def test_a_store_in_memory_is_pruned_after_so_many_ended_jobs(bench: Bench) -> None:
     bench.store.is_instant = True
-    bench.append(*(ended(seq) for seq in range(PRUNE_AFTER_ENDED - 1)))
-    bench.committer.drive()
-    assert bench.store.pruned == []
+    for times in range(3):
+        bench.append(*(ended(seq) for seq in range(9_999)))
+        bench.committer.drive()
+        assert bench.store.pruned == [WALL] * times
 
-    bench.append(ended(PRUNE_AFTER_ENDED))
+        bench.append(ended(PRUNE_AFTER_ENDED))
+        bench.committer.drive()
+
+        assert bench.store.pruned == [WALL] * (times + 1)
+
+
+def test_while_a_purge_looks_at_ended_jobs_pruning_waits_for_a_later_group(bench: Bench) -> None:
+    with bench.committer.pruning:
+        bench.committer.prune_soon()
+        assert bench.store.pruned == []
+
+    bench.append(admitted(1))
     bench.committer.drive()
 
     assert bench.store.pruned == [WALL]
@@ -667,6 +779,7 @@ def test_a_store_on_a_disk_waits_for_the_timekeeper_to_be_pruned(bench: Bench) -
 def test_an_idle_committer_lets_the_store_tidy_up_until_there_is_nothing_left(bench: Bench) -> None:
     left = [True, True, False]
     is_tidy = threading.Event()
+    asked = bench.committer._is_wanted = Asked()
 
     def tidy() -> bool:
         more = left.pop(0)
@@ -682,12 +795,14 @@ def test_an_idle_committer_lets_the_store_tidy_up_until_there_is_nothing_left(be
     assert is_tidy.wait(DEADLINE_SECONDS)
     bench.committer.stop()
     assert left == []
+    assert asked.seconds[:3] == [None, 0.05, None]
 
 
 def test_a_store_that_fails_to_tidy_up_is_asked_again_after_the_next_commit(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = threading.Semaphore(0)
+    wanted = bench.committer._is_wanted = Asked()
 
     def tidy() -> bool:
         asked.release()
@@ -704,6 +819,7 @@ def test_a_store_that_fails_to_tidy_up_is_asked_again_after_the_next_commit(
 
     assert asked.acquire(timeout=DEADLINE_SECONDS)
     bench.committer.stop()
+    assert wanted.seconds[:4] == [None, module.IDLE_SECONDS, None, module.IDLE_SECONDS]
     assert "tidying failed and is tried again later: no room" in caplog.text
 
 
@@ -731,12 +847,19 @@ def test_while_a_refusal_waits_the_rest_is_told_apart_as_ever(bench: Bench) -> N
     assert bench.committer.is_condemned("1")
 
     refused = TellRefused(1, "1", "store", "disk full")
-    told = [bench.append(Wake("w#1")), bench.append(refused, ended(2), Wake("w#1"))]
+    durable = threading.Event()
+    told = [
+        bench.append(Wake("w#1")),
+        bench.append(refused, ended(2), Wake("w#1")),
+        bench.append(then=durable.set),
+    ]
 
-    assert told == [[Wake("w#1")], [Wake("w#1")]]
+    assert told == [[Wake("w#1")], [Wake("w#1")], []]
     outcome = bench.committer.undurable("2")
     assert outcome is not None
     assert outcome.job == "2"
+    assert not durable.is_set()
     bench.committer.drive()
+    assert durable.is_set()
     assert bench.listener.durable[-2:] == [refused, ended(2)]
     assert not bench.committer.is_condemned("1")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,10 +20,12 @@ class SlowDisk(threading.Event):
         super().__init__()
         self.left = looks
         self.waits: list[float] = []
+        self.seconds = 0.0  # that were waited
 
     def wait(self, timeout: float | None = None) -> bool:
         assert timeout is not None
         self.waits.append(timeout)
+        self.seconds += timeout
         self.left -= 1
         if not self.left:
             self.set()
@@ -52,12 +55,22 @@ def test_a_store_that_fails_is_told_of_at_the_first_look() -> None:
 
 
 def test_a_store_that_says_nothing_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "DURABLE_SECONDS", 0.0)
+    monkeypatch.setattr(durable, "DURABLE_SECONDS", 2.5)
     disk = SlowDisk(looks=9)
+    monkeypatch.setattr(durable, "time", SimpleNamespace(monotonic=lambda: disk.seconds))
     with (
         Rig(HandStore()) as rig,
         pytest.raises(MasterUnavailable, match="it is decided, but the store has not confirmed"),
     ):
         wait_durable(rig.master, disk, "it")
 
-    assert disk.waits == [0.0]
+    assert disk.waits == [1.0, 1.0, 0.5]
+
+
+def test_that_is_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(looks=99)
+    monkeypatch.setattr(durable, "time", SimpleNamespace(monotonic=lambda: disk.seconds))
+    with Rig(HandStore()) as rig, pytest.raises(MasterUnavailable, match="has not confirmed it in 30 s"):
+        wait_durable(rig.master, disk, "it")
+
+    assert disk.seconds == 30.0

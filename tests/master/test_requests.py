@@ -80,6 +80,22 @@ def test_what_is_remembered_is_bounded_and_the_store_has_the_rest(monkeypatch: p
     assert (book.answer("r1"), book.answer("r2"), book.answer("r3")) == (b"one", b"two", None)
 
 
+def test_ten_thousand_are_remembered() -> None:
+    book = Requests(MemoryStore())
+
+    for number in range(10_001):
+        book.remember(f"r{number}", b"", 0.0)
+
+    assert len(book._recent) == 10_000
+    assert "r0" not in book._recent
+
+
+def test_an_answer_is_kept_long_enough_for_whoever_repeats_his_request() -> None:
+    book = Requests(MemoryStore())
+
+    assert book.remember("r1", b"one", 1000.0) == [Answered("r1", b"one", 1000.0 + 86_400.0)]
+
+
 def test_a_caller_in_this_process_has_no_request_id_and_leaves_no_record() -> None:
     book = Requests(MemoryStore())
 

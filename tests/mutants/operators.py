@@ -45,7 +45,7 @@ def mutants(path: str, source: str) -> list[Mutant]:
     for row in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(row))
     found: list[Mutant] = []
-    seen = set()
+    seen = {text}  # two equal arguments swapped are no fault
     for place in _Finder().places(ast.parse(source)):
         node = place.node
         begin = starts[node.lineno - 1] + node.col_offset
@@ -198,7 +198,7 @@ def _of_expression(node: ast.expr) -> Iterator[str]:
             yield f"({ast.unparse(_changed(node, op=_COMPUTED[type(op)]()))})"
         case ast.Constant(value=bool(value)):
             yield repr(not value)
-        case ast.Constant(value=int(value) | float(value)):
+        case ast.Constant(value=int(value) | float(value)) if value + 1 != value:
             yield repr(value + 1)
         case ast.Call():
             yield from _of_call(node)

@@ -39,7 +39,18 @@ def test_each_likely_slip_of_a_line_is_a_mutant(was: str, now: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "line", ["'text'", "import a", "assert a < 1", "a: int", "return f'{a + 1}'", "__slots__ = (1, 2)", "pass"]
+    "line",
+    [
+        "'text'",
+        "import a",
+        "assert a < 1",
+        "a: int",
+        "return f'{a + 1}'",
+        "__slots__ = (1, 2)",
+        "pass",
+        "a = 1e300",
+        "a = f(b, b)",
+    ],
 )
 def test_what_decides_nothing_has_none(line: str) -> None:
     assert [one.now for one in mutants("some.py", f"def function(a):\n    {line}\n") if one.now != "return None"] == []
