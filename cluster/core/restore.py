@@ -52,14 +52,22 @@ def restore(
         now: the time of the restart; what was due or expired meanwhile falls due at once.
         grace_seconds: 0 where no worker can have survived, because it died with its master.
     """
-    effects: list[Effect] = []
     blobs = list(functions)
-    on_shelf = board.shelf.blobs
     for blob in blobs:
         board.shelf.offer(blob)
         board.shelf.acquire(blob.digest)  # held until all jobs are in, for more may come than stay on an idle shelf
+    effects = _seat_all(board, stored, dict(settled), now, grace_seconds)
+    for blob in blobs:
+        board.shelf.release(blob.digest)
+    return effects
+
+
+def _seat_all(
+    board: Board, stored: Iterable[StoredJob], ended: dict[JobId, JobState], now: Now, grace_seconds: float
+) -> list[Effect]:
+    effects: list[Effect] = []
+    on_shelf = board.shelf.blobs
     tried: list[tuple[float, int, Job]] = []  # a heap, by when they fell due
-    ended = dict(settled)
     kinds = Kinds()
     for record in stored:
         spec = record.spec
@@ -88,8 +96,6 @@ def restore(
     # always be first; and before what came later, or else a master that is restarted often would never get to it.
     while tried:
         place(board, heapq.heappop(tried)[2], now)
-    for blob in blobs:
-        board.shelf.release(blob.digest)
     return effects
 
 
