@@ -315,8 +315,8 @@ class Supervisor:
         try:
             self._link.start()
         except OSError as error:
-            self._link.close()
-            self._postpone_nursery(now, f"can't be started: {error}")
+            words = self._link.close()  # it may have died before it was told what to do
+            self._postpone_nursery(now, f"died: {words}" if words else f"can't be started: {error}")
             return
         self._nurseries += 1
         self._nursery_at = NEVER
