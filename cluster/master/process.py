@@ -38,6 +38,7 @@ from cluster.master.served_admin import ServedAdminDesk
 from cluster.master.served_jobs import ServedJobsDesk
 from cluster.master.served_work import ServedWorkDesk
 from cluster.master.statistics import StatisticsDuty
+from cluster.master.trimming import TRIM_SECONDS, trim
 from cluster.store.locate import open_store
 from cluster.store.passing import may_pass
 from cluster.wire.address import parse_address, warn_if_open
@@ -97,8 +98,9 @@ def run_master(config: MasterConfig) -> int:
             # What is here now is here until the end, jobs of an earlier master's included: not to be walked through again.
             gc.freeze()
             _say_ready(config.ready_fd, f"ready {service.server.address}")
-            signum = signal.sigwait(STOPPING)
-            LOG.info("stopping: signal=%s", signal.Signals(signum).name)
+            while (told := signal.sigtimedwait(STOPPING, TRIM_SECONDS)) is None:
+                trim()
+            LOG.info("stopping: signal=%s", signal.Signals(told.si_signo).name)
             if service.is_to_drain:
                 service.drain(config.drain_timeout_seconds)
         finally:

@@ -92,6 +92,7 @@ class Slot(Struct):
     is_full: bool = False  # the socket refused a datagram; the next result makes room
     known: set[Digest] = set()  # functions the child has been sent: a hint, see FunctionMissing
     doom: Doom | None = None
+    is_babbling: bool = False  # its child has sent nonsense: nothing more that it says is believed
     refusals: int = 0  # how often in a row the child was found not to have taken its job in time
 
     # Of the job in hand.
@@ -166,7 +167,7 @@ class Slot(Struct):
             self.max_jobs, self.usual_max_jobs = self.usual_max_jobs, None
         self.known.clear()
         self.doom = None
-        self.is_full = False
+        self.is_full = self.is_babbling = False
         self.refusals = self.served = 0
         self.cpu_seconds = 0.0
         return self._theirs.socket.fileno(), self.output

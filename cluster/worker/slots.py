@@ -195,6 +195,8 @@ class Slots:
                     self.on_nonsense(slot, str(error) or type(error).__name__)
                     is_sound = False
                     continue
+                if slot.is_babbling:
+                    continue  # whoever wrote nonsense may have written this too
                 if type(message) is not Finished:
                     slot.catch_up(now)
                     self._on_word(slot, fence, message, now)
@@ -210,6 +212,7 @@ class Slots:
     def on_nonsense(self, slot: Slot, what: str) -> None:
         """A child sent what no child of ours sends: the job in hand has got hold of its socket."""
         slot.catch_up(time.monotonic())
+        slot.is_babbling = True
         if slot.doom is None:
             self.put_back(slot.take_back())
             slot.kill(Doom(Ending.CRASHED, f"its process wrote nonsense into the worker's socket ({what})"))
