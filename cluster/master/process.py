@@ -38,7 +38,7 @@ from cluster.master.served_admin import ServedAdminDesk
 from cluster.master.served_jobs import ServedJobsDesk
 from cluster.master.served_work import ServedWorkDesk
 from cluster.master.statistics import StatisticsDuty
-from cluster.master.trimming import TRIM_SECONDS, trim
+from cluster.master.trimming import TrimmingDuty
 from cluster.store.locate import open_store
 from cluster.store.passing import may_pass
 from cluster.wire.address import parse_address, warn_if_open
@@ -98,9 +98,8 @@ def run_master(config: MasterConfig) -> int:
             # What is here now is here until the end, jobs of an earlier master's included: not to be walked through again.
             gc.freeze()
             _say_ready(config.ready_fd, f"ready {service.server.address}")
-            while (told := signal.sigtimedwait(STOPPING, TRIM_SECONDS)) is None:
-                trim()
-            LOG.info("stopping: signal=%s", signal.Signals(told.si_signo).name)
+            signum = signal.sigwait(STOPPING)
+            LOG.info("stopping: signal=%s", signal.Signals(signum).name)
             if service.is_to_drain:
                 service.drain(config.drain_timeout_seconds)
         finally:
@@ -146,13 +145,14 @@ class Service:
             self.server: ClusterServer = manager.get_server()
             parts.callback(self.server.stop, 0.0)
             self._admin.address = str(self.server.address)
-            self._statistics = StatisticsDuty(self.master)
+            self._duties = (StatisticsDuty(self.master), TrimmingDuty())
             parts.pop_all()
 
     def start(self) -> None:
         """Begin to keep time, to commit, and to answer."""
         self.master.start()
-        self._statistics.start()
+        for duty in self._duties:
+            duty.start()
         self.server.start()
         LOG.info(
             "ready: address=%s store=%s epoch=%d jobs=%d",
@@ -168,11 +168,11 @@ class Service:
         deadline = time.monotonic() + timeout
         LOG.info("draining: running=%d timeout=%g", self._running(), timeout)
         while (running := self._running()) and time.monotonic() < deadline:
-            again = signal.sigtimedwait(STOPPING, LOOK_SECONDS)
+            again = _next_signal(LOOK_SECONDS)
             if again is not None:
-                LOG.warning("killed: signal=%s running=%d", signal.Signals(again.si_signo).name, running)
+                LOG.warning("killed: signal=%s running=%d", again.name, running)
                 logging.shutdown()
-                os._exit(128 + again.si_signo)
+                os._exit(128 + again)
         if running:
             LOG.warning("drain timed out: running=%d; they run again under the next master", running)
         self._jobs.wait_told(FAREWELL_SECONDS)
@@ -183,7 +183,8 @@ class Service:
         self._jobs.stop()
         self._work.stop()
         self.server.stop(FAREWELL_SECONDS)
-        self._statistics.stop()
+        for duty in self._duties:
+            duty.stop()
         self.master.stop()
         LOG.info("stopped")
 
@@ -197,6 +198,16 @@ class Service:
     def _shut_down(self, is_drain: bool) -> None:  # noqa: FBT001 - as the call says it
         self.is_to_drain = is_drain
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _next_signal(timeout: float) -> signal.Signals | None:
+    """The signal that comes within so many seconds.
+
+    A process that was stopped and goes on after that time is told of whatever its memory held (CPython: an interrupted
+    `sigtimedwait` whose time is over returns a structure that nobody has filled).
+    """
+    told = signal.sigtimedwait(STOPPING, timeout)
+    return signal.Signals(told.si_signo) if told is not None and told.si_signo in STOPPING else None
 
 
 @contextlib.contextmanager

@@ -8,8 +8,31 @@ which nothing grows did: from 60 to 130 MB in an hour of broken connections, 40 
 from __future__ import annotations
 
 import contextlib
+import threading
 
-TRIM_SECONDS = 30.0
+EVERY_SECONDS = 30.0
+
+
+class TrimmingDuty:
+    """Does so now and then. `stop` may be called twice, or before `start`."""
+
+    def __init__(self) -> None:
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cluster-trimming", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; returns once the thread is gone."""
+        self._is_stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_stopping.wait(EVERY_SECONDS):
+            trim()
 
 
 def trim() -> None:

@@ -44,6 +44,7 @@ class Books:
             if spec.id not in self.unacknowledged:
                 self._uses[spec.function] = self._uses.get(spec.function, 0) + 1
             self.unacknowledged[spec.id] = spec
+            self.passed.discard(spec.id)  # what the master may have is an earlier submission under this id
             self._functions[spec.function] = blobs[spec.function]
 
     def functions_of(self, jobs: Sequence[JobSpec]) -> tuple[FunctionBlob, ...]:
@@ -56,8 +57,12 @@ class Books:
         return [spec for job, spec in self.unacknowledged.items() if job not in self.passed]
 
     def note_passed(self, jobs: Iterable[JobSpec]) -> None:
-        """The master has these; it will say what becomes of them, in this session."""
-        self.passed.update(spec.id for spec in jobs if spec.id in self.unacknowledged)
+        """The master has these; it will say what becomes of them, in this session.
+
+        Of a job that was refused meanwhile, and submitted again under its id, it may have the earlier submission only: each
+        submission is a record of its own.
+        """
+        self.passed.update(spec.id for spec in jobs if self.unacknowledged.get(spec.id) is spec)
 
     def expect(self, job: JobId) -> None:
         """An outcome of this job is awaited, of whichever run."""

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import cluster
+from cluster.master.process import LOOK_SECONDS
 from cluster.wire.address import parse_address
 from cluster.wire.calls import MasterInfo, Nothing, Shutdown
 from cluster.wire.keys import Role, load_key
@@ -161,6 +163,27 @@ def test_a_second_signal_ends_it_at_once(here: Lab) -> None:
     wait_until(lambda: "draining" in master.text)
 
     assert master.end(signal.SIGTERM) == 128 + signal.SIGTERM
+    c.close(wait=False)
+
+
+def test_being_stopped_and_going_on_is_no_second_signal(here: Lab) -> None:
+    master = here.master()
+    here.worker(slots=1)
+    c = here.connect()
+    running = c.submit(hold, (str(here.folder), "running"))
+    wait_for_file(here.folder / "running")
+    master.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "draining" in master.text)
+
+    for _ in range(5):
+        master.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(master.process.pid).status() == psutil.STATUS_STOPPED)
+        time.sleep(2 * LOOK_SECONDS)  # a stretch in which it would have looked again is what is tested
+        master.process.send_signal(signal.SIGCONT)
+    (here.folder / "go").touch()
+
+    assert running.result(DEADLINE_SECONDS) == "running"
+    assert master.process.wait(DEADLINE_SECONDS) == 0
     c.close(wait=False)
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.core.records import SAME_BUDGET, Budget, JobId, JobSpec, Options, Outcome
 from cluster.core.states import JobState
@@ -168,7 +168,8 @@ class Client:
             self._made += 1
             spec = catalogue.draw(f"{self.name}{self._made}", self._mine, self._world)
             if spec.id in self._history.submitted:
-                spec = self._history.submitted[spec.id]  # the same key: the same job
+                # The same key: the same job, of which each submission has a record of its own.
+                spec = structs.replace(self._history.submitted[spec.id])
             self._history.submitted[spec.id] = spec
             self.waits[spec.id] = None
             self._mine.append(spec.id)

@@ -47,6 +47,31 @@ def test_a_job_entered_twice_is_there_once() -> None:
     assert books.functions_of([spec("a")]) == ()
 
 
+def test_an_answer_for_an_earlier_submission_passes_no_later_one_of_the_same_job() -> None:
+    books = Books()
+    first, again = spec("a", key="k"), spec("a", key="k")
+    books.enter([first], [TASK])
+    books.take(Told(1, refused=(Refusal("a", "store", "the disk is full"),)))
+    books.enter([again], [TASK])
+
+    books.note_passed([first])  # its answer had been lost, and it was sent again
+    assert books.rest() == [again]
+
+    books.note_passed([again])
+    assert books.rest() == []
+
+
+def test_a_job_that_is_submitted_again_while_the_master_has_it_is_passed_on_again() -> None:
+    books = Books()
+    first, again = spec("a", key="k"), spec("a", key="k")
+    books.enter([first], [TASK])
+    books.note_passed([first])
+
+    books.enter([again], [TASK])
+
+    assert books.rest() == [again]
+
+
 def test_an_end_acknowledges_and_a_refusal_strikes_out() -> None:
     books = entered("a", "b", "c")
 
