@@ -47,7 +47,7 @@ class Lane:
         # The rest is written by `waking` only.
         self.expected = 0  # jobs here that workers have been woken for, and have not polled since
         self.latest: Woken | None = None  # what the last of those workers was woken for; None once it has polled
-        self.is_unwanted = False  # no worker that waits fits
+        self.is_unwanted = False  # no worker that waits fits, or the queue is paused
 
     def push(self, job: Job, *, first: bool = False) -> None:
         """Queue a job, behind its equals or (given back) before them."""

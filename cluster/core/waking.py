@@ -72,14 +72,12 @@ class Waking:
             self.eased.clear()
 
     def _cover(self, lane: Lane, effects: list[Effect]) -> None:
-        need = lane.live - lane.expected
-        if need <= 0 or lane.is_unwanted or lane.key[0] in self._placement.paused:
+        if lane.is_unwanted:
             return
-        latest = lane.latest
-        if latest is not None:
-            need -= self._expect(latest, need)  # perhaps nothing
+        if lane.latest is not None:
+            self._expect(lane.latest)
         chosen: list[WorkerId] = []
-        left = need
+        left = lane.live - lane.expected
         for worker, wanted in self.waiting.items():
             if left <= 0:
                 break
@@ -87,8 +85,9 @@ class Waking:
                 chosen.append(worker)
                 left -= wanted
         for worker in chosen:
-            need -= self._wake(worker, lane, need, effects)
-        # Nobody needs to be asked again for each job that comes: whoever begins to wait has just been offered these.
+            self._wake(worker, lane, effects)
+        # Nobody needs to be asked again for each job that comes: whoever begins to wait has just been offered these, and
+        # if they may not be leased now, `resume` has them offered anew.
         lane.is_unwanted = left > 0
 
     def _look_at(self, worker: WorkerId, effects: list[Effect]) -> None:
@@ -97,19 +96,20 @@ class Waking:
         elif worker in self.waiting:
             lane = self._placement.any_fitting(self._workers[worker])
             if lane is not None:
-                self._wake(worker, lane, max(0, lane.live - lane.expected), effects)
+                self._wake(worker, lane, effects)
 
-    def _wake(self, worker: WorkerId, lane: Lane, need: int, effects: list[Effect]) -> int:
-        woken = self.woken[worker] = lane.latest = Woken(lane, rest=self.waiting.pop(worker))
+    def _wake(self, worker: WorkerId, lane: Lane, effects: list[Effect]) -> None:
+        woken = self.woken[worker] = lane.latest = Woken(lane, self.waiting.pop(worker))
         effects.append(Wake(worker))
-        return self._expect(woken, need)
+        self._expect(woken)
 
-    def _expect(self, woken: Woken, need: int) -> int:
-        count = min(woken.rest, need)
+    def _expect(self, woken: Woken) -> None:
+        """Count on a woken worker for what nobody else is on to, as far as it has room: perhaps for nothing."""
+        lane = woken.lane
+        count = min(woken.rest, max(0, lane.live - lane.expected))
         woken.rest -= count
         woken.count += count
-        woken.lane.expected += count
-        return count
+        lane.expected += count
 
     def _end(self, worker: WorkerId) -> None:
         woken = self.woken.pop(worker, None)
@@ -117,7 +117,7 @@ class Waking:
             lane = woken.lane
             lane.expected -= woken.count
             if lane.latest is woken:
-                lane.latest = None  # so that neither keeps the other
+                lane.latest = None
             if lane.live:
                 self._placement.fresh[lane] = None
 
@@ -126,5 +126,5 @@ class Woken(Struct, eq=False):
     """What a worker was woken for."""
 
     lane: Lane
+    rest: int  # jobs that it has room for, beside those
     count: int = 0  # jobs of that lane that it is expected to take
-    rest: int = 0  # more that it has room for

@@ -8,10 +8,11 @@ import pytest
 from cluster.core import events
 from cluster.core.board import HANDLERS, Board, Settings
 from cluster.core.effects import Wake
+from cluster.core.job import LeaseHeld
 from cluster.core.records import JobSpec
 from cluster.core.states import Cause, IllegalMove, JobState
 from cluster.store.memory import MemoryStore
-from tests.core.builders import TASK, Scene, moment, spec, success
+from tests.core.builders import TASK, WORKER, Scene, job, moment, spec, success
 from tests.sim.invariants import check_board
 
 MAX_BYTES_PER_QUEUED_JOB = 600
@@ -31,6 +32,15 @@ def test_a_move_that_the_table_does_not_hold_changes_nothing() -> None:
 
     assert scene.state("a") is JobState.QUEUED
     check_board(scene.board)
+
+
+def test_ten_thousand_leases_of_lost_workers_are_remembered_and_the_oldest_goes_first() -> None:
+    board = Board(Settings(), epoch=1)
+
+    for fence in range(1, 10_002):
+        board.lapse(LeaseHeld(fence, job("a"), WORKER, run=1, attempt=1))
+
+    assert list(board.lapsed) == list(range(2, 10_002))
 
 
 def test_a_result_is_needed_while_its_job_is_here_or_others_wait_for_it() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.core.printed import after, join, mark, runs_of, text_of
+from cluster.core.printed import after, join, mark, runs_of, shares, text_of
 
 TEXT = bytes(range(256)) * 4
 # Of 1024 bytes the first 25 and the last 75.
@@ -17,6 +17,11 @@ def test_a_whole_text_is_one_run() -> None:
 def test_a_text_that_lost_its_middle_is_two_runs_with_their_places() -> None:
     assert runs_of(CUT) == ((0, TEXT[:25]), (949, TEXT[-75:]))
     assert text_of(runs_of(CUT)) == CUT
+
+
+def test_of_a_long_text_a_quarter_of_what_is_kept_is_its_beginning_and_not_a_byte_is_lost_by_rounding() -> None:
+    assert shares(100) == (25, 75)
+    assert shares(7) == (1, 6)
 
 
 def test_a_mark_that_a_job_printed_itself_cuts_nothing() -> None:

@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from cluster.core import events, quarantine
-from cluster.core.effects import Announced, Effect
+from cluster.core.effects import Announced, Effect, Wake
 from cluster.core.explain import explain
 from cluster.core.quarantine import FIRST_PROBE_SECONDS, MIN_JOBS
 from cluster.core.records import Ending, Fence, FunctionBlob, JobSpec, Options, Report, RetryRule
@@ -317,15 +317,16 @@ def test_probes_that_fail_come_ever_more_slowly_up_to_a_limit() -> None:
     assert len(story.told) == 1
 
 
-def test_the_board_asks_for_a_tick_when_a_probe_is_due_and_not_again_once_it_has_ticked() -> None:
+def test_the_board_asks_for_a_tick_when_a_probe_is_due_which_wakes_and_not_again_once_it_has_ticked() -> None:
     story = quarantined()
     due = moment(FIRST_PROBE_SECONDS).mono
 
     before = story.board.next_due()
-    story.tick(FIRST_PROBE_SECONDS)
+    effects = story.tick(FIRST_PROBE_SECONDS)
     after = story.board.next_due()
 
     assert before == due
+    assert effects == [Wake(WORKER)]
     assert after is not None
     assert after > due
 

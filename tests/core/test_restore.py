@@ -355,6 +355,17 @@ def test_more_functions_come_back_than_stay_on_an_idle_shelf() -> None:
     assert len(board.jobs) == len(live)
 
 
+def test_jobs_of_one_kind_share_its_records_though_each_brings_its_own() -> None:
+    came = [spec("a", Options(priority=3, tags=("x",))), spec("b", Options(priority=3, tags=("x",)))]
+    assert came[0].options is not came[1].options
+    live = [StoredJob(seq=number, spec=one, submitted=WALL) for number, one in enumerate(came, 1)]
+    board = Board(Settings(), epoch=1)
+
+    restore(board, live, [TASK], {}, moment(), grace_seconds=0.0)
+
+    assert board.jobs["a"].spec.options is board.jobs["b"].spec.options
+
+
 def test_a_job_that_had_to_be_durable_is() -> None:
     scene = StoredScene()
     scene.submit(spec("a", AT_MOST_ONCE))

@@ -5,10 +5,14 @@ The first half are the ways in which a wake-up could get lost, one by one, as in
 
 from __future__ import annotations
 
+import pytest
+
 from cluster.core import events
 from cluster.core.effects import Effect, Wake
+from cluster.core.job import WorkerHeld
+from cluster.core.placement import Lane, Placement
 from cluster.core.records import Ending, Options
-from tests.core.builders import AT_ONCE, WORKER, Scene, every, failure, spec, success, with_options
+from tests.core.builders import AT_ONCE, TASK, WORKER, Scene, every, failure, moment, spec, success, with_options
 
 GPU = Options(resources=(("gpu", 1),))
 LAB = Options(labels=(("zone", "lab"),))
@@ -63,6 +67,14 @@ def test_what_a_woken_worker_does_not_take_because_it_is_full_wakes_another() ->
     assert woken(scene.submit(spec())) == ["a#1"]
 
     assert woken(scene.tell(events.Poll("a#1", 0))) == ["b#1"]
+
+
+def test_a_worker_that_has_polled_is_not_counted_on_for_the_room_that_it_had() -> None:
+    scene = waiting("a#1", "b#1", capacity=2)
+    assert woken(scene.submit(spec())) == ["a#1"]
+
+    assert woken(scene.tell(events.Poll("a#1", 0))) == ["b#1"]
+    assert woken(scene.submit(spec())) == [], "b has room for both"
 
 
 def test_a_job_whose_worker_takes_a_more_urgent_one_of_another_lane_wakes_another() -> None:
@@ -166,14 +178,22 @@ def test_a_resumed_queue_wakes_as_many_as_it_has_jobs_for() -> None:
 
 
 def test_a_queue_that_nobody_fitted_before_its_pause_is_offered_anew_after_it() -> None:
-    scene = Scene()
-    scene.submit(spec("a", Options(queue="x")))
-    scene.poll(1, "busy#1")
-    scene.submit(spec("b", Options(queue="x")))
+    scene = waiting("plain#1")
+    scene.submit(spec(options=with_options(GPU, queue="x")))
     scene.tell(events.PauseQueue("x", paused=True))
-    scene.poll(1, "idle#1")
+    scene.register("gpu#1", resources=(("gpu", 1),))
+    assert scene.poll(1, "gpu#1") == []
 
-    assert woken(scene.tell(events.PauseQueue("x", paused=False))) == ["idle#1"]
+    assert woken(scene.tell(events.PauseQueue("x", paused=False))) == ["gpu#1"]
+
+
+def test_a_job_that_comes_into_a_paused_queue_wakes_who_waits_when_it_is_resumed_and_others_wake_them_at_once() -> None:
+    scene = waiting("a#1", "b#1")
+    scene.tell(events.PauseQueue("x", paused=True))
+
+    assert woken(scene.submit(spec(options=Options(queue="x")))) == []
+    assert woken(scene.submit(spec(options=Options(queue="y")))) == ["a#1"]
+    assert woken(scene.tell(events.PauseQueue("x", paused=False))) == ["b#1"]
 
 
 def test_a_worker_that_is_no_more_drained_is_woken_and_one_that_is_is_not() -> None:
@@ -237,6 +257,28 @@ def test_the_room_of_whom_was_woken_last_is_counted_on_though_another_one_has_po
     assert woken(scene.submit(spec())) == ["c#1"]
 
 
+def test_only_the_room_of_whom_was_woken_last_is_counted_on() -> None:
+    scene = waiting(*(f"w{number}#1" for number in range(5)))
+    assert woken(scene.submit(spec())) == ["w0#1"]
+    for name in ("w1#1", "w2#1"):
+        assert woken(scene.tell(events.Heartbeat(name))) == [name], "should w0 be dead"
+
+    assert woken(scene.submit(spec())) == [], "w2 was woken for nothing yet"
+    assert woken(scene.submit(spec())) == ["w3#1"], "what w1 is woken for, and whether it lives, nobody knows"
+
+
+def test_a_worker_whose_jobs_were_cancelled_is_counted_on_for_as_many_others() -> None:
+    scene = waiting("a#1", "b#1", "c#1", capacity=3)
+    assert woken(scene.submit(spec("a"), spec("b"), spec("c"))) == ["a#1"]
+    scene.cancel("b", "c")
+
+    assert woken(scene.submit(spec())) == []
+    assert woken(scene.tell(events.Heartbeat("b#1"))) == ["b#1"]
+    assert woken(scene.submit(spec())) == [], "a was woken for three"
+    assert woken(scene.submit(*(spec() for _ in range(3)))) == [], "and b has room for as many"
+    assert woken(scene.submit(spec())) == ["c#1"]
+
+
 def test_the_heartbeat_of_a_worker_that_waits_for_what_is_not_there_wakes_nobody() -> None:
     scene = waiting(WORKER)
     scene.submit(spec("a", GPU))
@@ -257,6 +299,36 @@ def test_only_those_are_woken_that_fit() -> None:
     assert woken(scene.submit(spec(options=GPU))) == []
     assert woken(scene.submit(spec(options=GPU))) == [], "nobody left to ask"
     assert woken(scene.submit(spec())) == ["plain#1"]
+
+
+def test_a_lane_that_nobody_fits_is_offered_once_and_not_for_each_job_that_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = waiting("a#1", "b#1")
+    fits = Placement.fits
+    asked: list[str] = []
+
+    def noted(placement: Placement, lane: Lane, worker: WorkerHeld) -> bool:
+        asked.append(worker.id)
+        return fits(placement, lane, worker)
+
+    monkeypatch.setattr(Placement, "fits", noted)
+
+    # Not through `tell`, whose check of the board asks too.
+    for _ in range(100):
+        effects = scene.board.handle(events.Submit(scene.owner, (spec(options=GPU),), (TASK,)), moment())
+        assert woken(effects) == []
+
+    assert asked == ["a#1", "b#1"]
+
+
+def test_what_a_decision_brought_is_looked_at_once() -> None:
+    scene = waiting("a#1")
+    scene.submit(spec(), spec(options=GPU))
+    scene.tell(events.Heartbeat("a#1"))
+
+    assert not scene.board.placement.fresh
+    assert not scene.board.waking.eased
 
 
 def test_a_busy_worker_is_not_woken_by_what_comes() -> None:

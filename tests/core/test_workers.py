@@ -50,7 +50,7 @@ def test_a_job_shows_as_running_once_its_worker_says_that_a_child_is_at_it() -> 
     scene.lease(spec("a"))
     scene.lease(spec("b"))
 
-    effects = scene.tell(events.Heartbeat(WORKER, ("a", "never heard of")))
+    effects = scene.tell(events.Heartbeat(WORKER, ("never heard of", "a", "ended since")))
 
     assert (effects, scene.state("a"), scene.state("b")) == ([], JobState.RUNNING, JobState.ASSIGNED)
 
@@ -117,6 +117,14 @@ def test_a_lost_worker_s_certificate_says_where_its_jobs_ran() -> None:
 
     places = {one.job: (one.certificate.worker, one.certificate.host, one.certificate.pid) for one in failed}
     assert places == {"a": (WORKER, "node1", 71), "b": (WORKER, "node1", 0)}
+
+
+def test_a_worker_that_names_no_processes_has_none_in_its_certificates() -> None:
+    scene = Scene()
+    scene.lease(spec("a"))
+    scene.tell(events.Heartbeat(WORKER, ("a",)))
+
+    assert only(AttemptFailed, scene.beat(TIMEOUT)).certificate.pid == 0
 
 
 def test_a_job_that_loses_more_workers_than_its_crash_limit_allows_is_given_up() -> None:
