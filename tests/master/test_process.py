@@ -178,7 +178,7 @@ def test_being_stopped_and_going_on_is_no_second_signal(here: Lab) -> None:
     for _ in range(5):
         master.process.send_signal(signal.SIGSTOP)
         wait_until(lambda: psutil.Process(master.process.pid).status() == psutil.STATUS_STOPPED)
-        time.sleep(2 * LOOK_SECONDS)  # a stretch in which it would have looked again is what is tested
+        time.sleep(2 * LOOK_SECONDS)  # sleeps because a stretch in which it would have looked again is what is tested
         master.process.send_signal(signal.SIGCONT)
     (here.folder / "go").touch()
 
