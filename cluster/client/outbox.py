@@ -77,8 +77,8 @@ class Outbox:
     def look_after(self) -> None:
         """See to it that what was put in will be sent."""
         if self._is_asleep:
-            self._bell.ring()
-        elif len(self._specs) >= _MAX_WAITING and get_ident() != self._main:
+            self._bell.ring()  # it may take as long as the interpreter lets another thread run
+        if len(self._specs) >= _MAX_WAITING and get_ident() != self._main:
             self.pass_on()
 
     def pass_on(self) -> None:

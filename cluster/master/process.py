@@ -38,7 +38,7 @@ from cluster.master.served_admin import ServedAdminDesk
 from cluster.master.served_jobs import ServedJobsDesk
 from cluster.master.served_work import ServedWorkDesk
 from cluster.master.statistics import StatisticsDuty
-from cluster.master.trimming import TrimmingDuty
+from cluster.master.trimming import TrimmingDuty, limit_arenas
 from cluster.store.locate import open_store
 from cluster.store.passing import may_pass
 from cluster.wire.address import parse_address, warn_if_open
@@ -89,6 +89,7 @@ def run_master(config: MasterConfig) -> int:
             set_up_log(config.log_level, config.log_format)
             _raise_descriptor_limit()
             hide_memory()
+            limit_arenas()
             service = Service(config)
         except ClusterError as error:
             tell_mistake("cluster master", error)

@@ -36,3 +36,35 @@ def test_what_is_free_between_what_is_used_goes_back_to_the_system() -> None:
     before, after, kept = map(int, done.stdout.split())
     assert kept == 16 * 11
     assert after < before - 8_000_000, (before, after)
+
+
+# Sixteen threads that all are in the allocator at once have an arena each, up to the limit; `malloc_info` counts them.
+ARENAS = """
+import ctypes, sys, threading
+from cluster.master.trimming import limit_arenas
+
+if sys.argv[1] == "limited":
+    limit_arenas()
+ready = threading.Barrier(17)
+def use():
+    kept = [ctypes.create_string_buffer(2_000) for _ in range(100)]
+    ready.wait(30)
+threads = [threading.Thread(target=use) for _ in range(16)]
+for thread in threads: thread.start()
+ready.wait(30)
+for thread in threads: thread.join()
+library = ctypes.CDLL(None)
+library.fdopen.restype = ctypes.c_void_p
+stream = ctypes.c_void_p(library.fdopen(1, b"w"))
+library.malloc_info(0, stream)
+library.fflush(stream)
+"""
+
+
+def arenas(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", ARENAS, how], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.count("<heap nr=")
+
+
+def test_a_master_s_threads_share_two_arenas() -> None:
+    assert arenas("limited") <= 2 < arenas("unlimited")
