@@ -63,6 +63,7 @@ from cluster.core.effects import (
     Wake,
 )
 from cluster.core.records import JobId, Outcome
+from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreUnwritten
 from cluster.master.patience import Patience
 from cluster.master.retention import Pruner, Retention
@@ -81,6 +82,7 @@ PRUNE_AFTER_ENDED = 10_000
 IDLE_SECONDS = 0.05
 
 # Sets of types and not isinstance: asked for every effect.
+_COMPLETED = JobState.COMPLETED  # a look at an enum's class is slow on Python 3.11
 _EARLY = frozenset({TellStop, TellRefused, Announced, FencedOff, Wake})
 _LEASING = frozenset({Leased, GivenBack})
 _PATIENT = _LEASING | {Admitted, FunctionAdded}
@@ -122,7 +124,8 @@ class Committer:
         self._lock = lock  # the board's: guards `_log` and `_undurable`
         self._audience = audience
         self._log: list[tuple[list[Effect], Then | None]] = []
-        # Outcomes that are decided and not durable yet, by job: arguments of dependants that start early.
+        # Outcomes of runs that completed, decided and not durable yet, by job: arguments of dependants that start early. A
+        # later run that ends otherwise before that leaves the result where it is.
         self._undurable: dict[JobId, Outcome] = {}
         # Jobs that are undone, but that a commit which failed may have written; each until its `Undone` is committed.
         self._condemned: dict[JobId, int] = {}
@@ -164,7 +167,7 @@ class Committer:
         if self._condemned:
             return self._append_condemned(effects, then)
         late = [effect for effect in effects if type(effect) not in _EARLY]
-        ended = [effect.outcome for effect in late if type(effect) is Ended]
+        ended = [effect.outcome for effect in late if type(effect) is Ended and effect.outcome.state is _COMPLETED]
         if ended:
             self._undurable.update([(outcome.job, outcome) for outcome in ended])
         if late or then is not None:
@@ -180,7 +183,7 @@ class Committer:
         for effect in effects:
             is_waiting = isinstance(effect, TellRefused) and effect.job in self._condemned
             (early if type(effect) in _EARLY and not is_waiting else late).append(effect)
-            if type(effect) is Ended:
+            if type(effect) is Ended and effect.outcome.state is _COMPLETED:
                 self._undurable[effect.outcome.job] = effect.outcome
         if late or then is not None:
             self._enter(late, then)
@@ -227,7 +230,7 @@ class Committer:
             self._is_urgent = True
 
     def undurable(self, job: JobId) -> Outcome | None:
-        """The outcome of a job whose commit is still to come."""
+        """The outcome of a job's latest run that completed, if its commit is still to come."""
         return self._undurable.get(job)
 
     def is_condemned(self, job: JobId) -> bool:

@@ -22,7 +22,6 @@ from cluster.core.records import (
     Report,
     WorkerId,
 )
-from cluster.core.states import JobState
 from cluster.errors import Refused, StoreError
 from cluster.wire.messages import Health, Hello, Poll, Progress
 
@@ -182,7 +181,7 @@ class WorkDesk:
 
     def _result(self, job: JobId) -> Payload | None:
         outcome = self._master.committer.undurable(job)
-        if outcome is None or outcome.state is not JobState.COMPLETED:
+        if outcome is None:
             # Not that of its latest run: since the dependant was queued, the job may have been requeued, and run, or
             # have failed. What its earlier run returned is what the dependant was queued for.
             outcome = self._master.store.result(job)

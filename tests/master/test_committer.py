@@ -400,6 +400,21 @@ def test_the_outcome_of_an_undone_job_is_nobody_s_argument(bench: Bench) -> None
     assert bench.committer.undurable("1") is None
 
 
+@pytest.mark.parametrize("is_condemned", [False, True], ids=["usual", "while a refusal waits"])
+def test_a_result_is_there_although_a_later_run_has_ended_otherwise_before_it_is_durable(
+    bench: Bench, is_condemned: bool
+) -> None:
+    if is_condemned:
+        bench.store.failures.append(FULL)
+        bench.store.is_ambiguous = True
+        bench.commit(admitted(9))
+        bench.committer.drive()
+    bench.append(ended(1))
+    bench.append(Ended(1, 0, Outcome("1", 2, JobState.CANCELLED, WALL), WALL + 60.0))
+
+    assert bench.committer.undurable("1") == ended(1).outcome
+
+
 # --- threads ------------------------------------------------------------------------------------------------------
 
 
