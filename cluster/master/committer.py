@@ -81,8 +81,8 @@ PRUNE_AFTER_ENDED = 10_000
 # After so long without a commit the store may do what it has put off.
 IDLE_SECONDS = 0.05
 
-# Sets of types and not isinstance: asked for every effect.
 _COMPLETED = JobState.COMPLETED  # a look at an enum's class is slow on Python 3.11
+# Sets of types and not isinstance: asked for every effect.
 _EARLY = frozenset({TellStop, TellRefused, Announced, FencedOff, Wake})
 _LEASING = frozenset({Leased, GivenBack})
 _PATIENT = _LEASING | {Admitted, FunctionAdded}

@@ -32,13 +32,13 @@ from cluster.core.handlers import Settings
 from cluster.core.records import DEFAULT_OPTIONS, Options
 from cluster.errors import ClusterError, StoreError
 from cluster.log_lines import set_up_log, tell_mistake
+from cluster.master import statistics, trimming
+from cluster.master.duty import Duty
 from cluster.master.master import Master
 from cluster.master.retention import Retention
 from cluster.master.served_admin import ServedAdminDesk
 from cluster.master.served_jobs import ServedJobsDesk
 from cluster.master.served_work import ServedWorkDesk
-from cluster.master.statistics import StatisticsDuty
-from cluster.master.trimming import TrimmingDuty, limit_arenas
 from cluster.store.locate import open_store
 from cluster.store.passing import may_pass
 from cluster.wire.address import parse_address, warn_if_open
@@ -89,7 +89,7 @@ def run_master(config: MasterConfig) -> int:
             set_up_log(config.log_level, config.log_format)
             _raise_descriptor_limit()
             hide_memory()
-            limit_arenas()
+            trimming.limit_arenas()
             service = Service(config)
         except ClusterError as error:
             tell_mistake("cluster master", error)
@@ -146,7 +146,10 @@ class Service:
             self.server: ClusterServer = manager.get_server()
             parts.callback(self.server.stop, 0.0)
             self._admin.address = str(self.server.address)
-            self._duties = (StatisticsDuty(self.master), TrimmingDuty())
+            self._duties = (
+                Duty("statistics", statistics.EVERY_SECONDS, statistics.Statistics(self.master).say),
+                Duty("trimming", trimming.EVERY_SECONDS, trimming.trim),
+            )
             parts.pop_all()
 
     def start(self) -> None:

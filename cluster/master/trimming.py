@@ -9,33 +9,10 @@ two arenas, of which Python's threads need no more, and a trim now and then, it 
 from __future__ import annotations
 
 import contextlib
-import threading
 
 MAX_ARENAS = 2
 _M_ARENA_MAX = -8
 EVERY_SECONDS = 10.0  # each takes a millisecond or two
-
-
-class TrimmingDuty:
-    """Does so now and then. `stop` may be called twice, or before `start`."""
-
-    def __init__(self) -> None:
-        self._is_stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cluster-trimming", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; returns once the thread is gone."""
-        self._is_stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._is_stopping.wait(EVERY_SECONDS):
-            trim()
 
 
 def limit_arenas() -> None:

@@ -126,7 +126,7 @@ def test_a_child_that_takes_no_jobs_any_more_is_replaced_and_no_job_is_blamed() 
         (blocked,) = supervisor.slot_pids()
         os.kill(blocked, signal.SIGSTOP)
 
-        pid = desk.result_of(desk.put(os.getpid, timeout=1.0))
+        pid = desk.result_of(desk.put(os.getpid, timeout=0.1))
 
         assert pid != blocked
         assert wait_gone(blocked, 0.0)
