@@ -67,7 +67,7 @@ class History:
         self._told_at: dict[tuple[JobId, int], int] = {}
         self.told: dict[tuple[JobId, int], Outcome] = {}
         self.running: dict[JobId, dict[Fence, Attempt]] = {}
-        self.starts: Counter[tuple[JobId, int]] = Counter()
+        self._starts: dict[tuple[JobId, int], list[Fence]] = {}
         self._tries: Counter[JobId] = Counter()
         self._completed: dict[JobId, None] = {}  # as decided; a dependant may start early
         self._highest_fence = 0
@@ -242,9 +242,12 @@ class History:
                     f" while lease {fence} on {other.worker.id} is valid, or goes on",
                 )
         others[lease.fence] = attempt
-        self.starts[lease.job, lease.run] += 1
-        if is_at_most_once(lease.options) and self.starts[lease.job, lease.run] > 1:
+        earlier = self._starts.setdefault((lease.job, lease.run), [])
+        # One that never was durable belonged to a requeue that was lost with its master, unconfirmed, and that allowed
+        # more than one start: this run has its number, and is another requeue's.
+        if is_at_most_once(lease.options) and any(fence in self._image.leased for fence in earlier):
             self.fail("once", f"{lease.job} run {lease.run} may run at most once and has begun again")
+        earlier.append(lease.fence)
 
     def reported(self, report: Report) -> None:
         """A worker is going to say this, for the audit of budgets."""
