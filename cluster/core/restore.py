@@ -48,7 +48,7 @@ def restore(
         board: a new board, its epoch higher than that of any fence in the store.
         stored: live jobs in order of admission.
         functions: the tasks they refer to; a job whose task is missing is left out, and what depends on it fails.
-        settled: final states of jobs that are named in `after` and live no more.
+        settled: states of jobs that are named in `after` and live no more: of those with a result, completed.
         now: the time of the restart; what was due or expired meanwhile falls due at once.
         grace_seconds: 0 where no worker can have survived, because it died with its master.
     """
@@ -81,7 +81,9 @@ def _seat_all(
             if dependency not in board.jobs:
                 # What the store has no more has completed, and its retention is over: had it failed, so had this job.
                 ended.setdefault(dependency, JobState.COMPLETED)
-        failed = await_dependencies(board, job, ended) if spec.after else ""
+        # What has been leased in this run had all that it waited for; a requeue has perhaps set that running since.
+        is_waiting = bool(spec.after) and not record.attempts
+        failed = await_dependencies(board, job, ended) if is_waiting else ""
         if failed:
             settlement.fail_for_dependency(board, job, failed, now, effects)
         elif record.fence:

@@ -13,6 +13,7 @@ When the master dies the store has a prefix of its decisions, and everything tol
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -270,12 +271,25 @@ class Master:
                 found[job] = stored.outcome.state
         return found
 
+    def _find_met(self, jobs: Sequence[JobId]) -> dict[JobId, JobState]:
+        """As `find_settled`, for jobs that live ones depend on: one with a result has completed, whatever became of it since.
+
+        Had it failed before it had one, its dependants would have ended in the same commit.
+        """
+        found = self.find_settled(jobs)
+        ended_badly = [job for job, state in found.items() if state is not JobState.COMPLETED]
+        for job, stored in self.find_all(ended_badly):
+            with contextlib.suppress(StoreTampered):
+                if not isinstance(stored, StoreTampered) and self.store.result(job) is not None:
+                    found[job] = JobState.COMPLETED
+        return found
+
     def _restore(self, live: list[StoredJob], grace_seconds: float) -> None:
         gone = {name for job in live for name in job.spec.after}
         if gone:
             gone.difference_update([job.spec.id for job in live])
         functions = list(self.store.functions(sorted({job.spec.function for job in live})))
-        settled = self.find_settled(sorted(gone))
+        settled = self._find_met(sorted(gone))
         with self.lock:
             effects = restore.restore(
                 self.board, live, functions, settled, self.clock.now(), grace_seconds=grace_seconds

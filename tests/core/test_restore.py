@@ -313,6 +313,24 @@ def test_a_job_whose_dependency_ended_badly_meanwhile_is_given_up() -> None:
     assert only(Ended, effects).outcome.state is JobState.DEAD_LETTER
 
 
+def test_what_has_been_leased_waits_for_no_dependency_that_was_requeued_meanwhile() -> None:
+    scene = StoredScene()
+    fence = scene.lease(spec("first"))
+    scene.submit(spec("held", after=("first",)), spec("failed", Options(retry=AT_ONCE), after=("first",)))
+    scene.settle(scene.report(success(fence)))
+    held, failed = scene.poll(2)
+    scene.report(failure(failed))
+    (stored,) = [job for job in (scene.store.find("first"),) if job is not None]
+    scene.tell(events.Requeue(("first",), (stored,), (TASK,), {}))
+
+    scene.restart(grace_seconds=9.0)
+
+    assert (scene.job("held").fence, scene.state("held")) == (held, JobState.ASSIGNED)
+    assert scene.state("failed") is JobState.QUEUED
+    scene.tell(events.Cancel(("first",)))
+    assert (scene.state("held"), scene.state("failed")) == (JobState.ASSIGNED, JobState.QUEUED)
+
+
 def test_a_job_whose_function_is_lost_is_left_out_and_what_waits_for_it_fails() -> None:
     lost = StoredJob(seq=1, spec=spec("lost", function=b"gone"), submitted=WALL)
     waits = StoredJob(seq=2, spec=spec("waits", after=("lost",)), submitted=WALL)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.core import events
-from cluster.core.records import Options
+from cluster.core.records import JobId, Options, Outcome
 from cluster.core.states import JobState
 from cluster.errors import StoreError, StoreTampered
 from cluster.master.master import Clock, Master
@@ -35,6 +35,44 @@ def test_a_restarted_master_goes_on_where_the_last_one_stopped() -> None:
         (again,) = after.poll(9)
         assert (again.job, again.attempt) == ("held", 2)
         assert again.fence > held.fence
+
+
+@pytest.mark.parametrize("is_leased", [False, True])
+def test_a_restart_gives_no_job_up_for_a_dependency_that_completed_and_was_cancelled_in_a_later_run(
+    *, is_leased: bool
+) -> None:
+    store = MemoryStore()
+    with Rig(store) as before:
+        before.submit(spec("first"), spec("second", after=("first",), inputs=("first",)))
+        before.report(success(before.poll()[0].fence, b"first/result"))
+        if is_leased:
+            assert [lease.job for lease in before.poll()] == ["second"]
+        before.jobs.requeue(["first"])
+        before.jobs.cancel(["first"], 0.0)
+
+    with Rig(store) as after:
+        (lease,) = after.poll(9)
+
+        assert (lease.job, lease.inputs) == ("second", (("first", b"first/result"),))
+
+
+def test_a_restart_gives_a_job_up_if_the_result_that_it_was_queued_for_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    with Rig(store) as before:
+        before.submit(spec("first"), spec("second", after=("first",)))
+        before.report(success(before.poll()[0].fence))
+        before.jobs.requeue(["first"])
+        before.jobs.cancel(["first"], 0.0)
+
+    def altered(job: JobId) -> Outcome | None:
+        raise StoreTampered("test:", f"the result of job {job} was altered")
+
+    monkeypatch.setattr(store, "result", altered)
+    with Rig(store) as after:
+        assert after.poll(9) == []
+        assert after.jobs.info("second").state is JobState.DEAD_LETTER
 
 
 def test_a_restarted_master_tells_watchers_of_jobs_that_nobody_owns_any_more() -> None:
