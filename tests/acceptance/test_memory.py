@@ -21,17 +21,20 @@ MB = 10**6
 NEIGHBOURS = 300
 
 
+def hoard(megabytes: int) -> list[bytes]:
+    return [b"x" * (10 * MB) + bytes([n % 256]) for n in range(megabytes // 10)]
+
+
 def eat(megabytes: int) -> int:
-    hoard = [b"x" * (10 * MB) + bytes([n % 256]) for n in range(megabytes // 10)]
-    return len(hoard)
+    return len(hoard(megabytes))
 
 
 def eat_until_the_third_attempt(megabytes: int) -> int:
     """Eat, and hold it: a supervisor weighs a few times a second, and a quick job is over before that."""
-    hoard = [b"x" * (10 * MB) + bytes([n % 256]) for n in range(megabytes // 10)]
+    eaten = hoard(megabytes)
     if cluster.current_job().attempt < 3:
         threading.Event().wait(timeout=30)
-    return len(hoard)
+    return len(eaten)
 
 
 def die_while(flag: str, number: int) -> int:
