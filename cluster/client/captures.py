@@ -39,9 +39,10 @@ from collections.abc import Iterator
 from enum import Enum
 from itertools import repeat
 from operator import attrgetter, is_
-from typing import Final, NamedTuple
+from typing import Final
 
 import cloudpickle
+from msgspec import Struct
 
 from cluster.client.identity_cache import IdentityCache
 
@@ -131,7 +132,7 @@ def is_by_value(module: str) -> bool:
 # --- what one function captured -----------------------------------------------------------------------------------
 
 
-class _Reading(NamedTuple):
+class _Reading(Struct, frozen=True):
     """What a code object's instructions say, nested code included."""
 
     globals: tuple[str, ...]
@@ -233,7 +234,7 @@ def _is_settled(value: object) -> bool:
 # --- the proof ----------------------------------------------------------------------------------------------------
 
 
-class _Member(NamedTuple):
+class _Member(Struct, frozen=True):
     """One function of the proof, and what it had captured."""
 
     function: weakref.ref[types.FunctionType] | None  # None: the function that the proof is asked about

@@ -20,9 +20,10 @@ import sys
 import types
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import cloudpickle
+from msgspec import Struct
 
 from cluster.client import captures, unsendable
 from cluster.client.identity_cache import IdentityCache
@@ -41,17 +42,18 @@ _MAX_BY_VALUE = 1024
 _SMALL_BYTES = 16 * 1024
 _MAX_BY_VALUE_BYTES = 64 * 1024 * 1024
 
-_NAME = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:(?:[^\W\d]\w*\.)*[^\W\d]\w*")
+# Compiled when first used: a program's first result need not wait for it.
+_NAME = r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:(?:[^\W\d]\w*\.)*[^\W\d]\w*"
 
 
-class _Reference(NamedTuple):
+class _Reference(Struct, frozen=True):
     func: object  # held, so that its id can't come back as another's
     module: str
     find: Callable[[Any], object]  # from the module to the object
     blob: FunctionBlob
 
 
-class _ByValue(NamedTuple):
+class _ByValue(Struct, frozen=True):
     proof: captures.Proof
     blob: FunctionBlob
 
@@ -78,13 +80,12 @@ class Functions:
             func = func.function
         known = self._references.get(id(func))
         if known is not None:
-            held, module, find, blob = known
             try:
-                is_current = find(sys.modules.get(module)) is held
+                is_current = known.find(sys.modules.get(known.module)) is known.func
             except Exception:  # noqa: BLE001 - a module may run anything when an attribute is asked for
                 is_current = False
             if is_current and not cloudpickle.list_registry_pickle_by_value():
-                return blob
+                return known.blob
         if type(func) is types.FunctionType:
             remembered = self._by_value.get(func.__code__)
             if remembered is not None and remembered.proof.holds(func):
@@ -98,7 +99,7 @@ class Functions:
     def _named(self, func: str) -> FunctionBlob:
         blob = self._names.get(func)
         if blob is None:
-            if not _NAME.fullmatch(func):
+            if not re.fullmatch(_NAME, func):
                 raise TypeError(
                     f"func {func!r} is no name of a task; write 'module:name', as in 'mypackage.jobs:load', "
                     f"or pass the function itself"

@@ -12,11 +12,9 @@ import itertools
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from cluster.client import default, forks, functions, option_values, payload
-from cluster.client.batch import Batch, MapCall, check_errors
-from cluster.client.feeder import start_map
 from cluster.client.job import Job
 from cluster.client.options import NO_OPTIONS, SubmitOptions, check_args, complete, parse_options
 from cluster.client.retries import RetryPolicy
@@ -28,6 +26,9 @@ from cluster.core.states import JobState
 from cluster.errors import MasterUnavailable, UnknownJob
 from cluster.wire.desks import JobsDesk
 from cluster.wire.messages import Stats, WorkerInfo
+
+if TYPE_CHECKING:
+    from cluster.client.batch import Batch, MapCall  # all that maps need is loaded by the first of them
 
 R = TypeVar("R")
 Errors = Literal["raise", "return", "skip"]
@@ -166,7 +167,7 @@ class Cluster:
         shape = {"chunksize": chunksize, "ordered": ordered, "errors": errors, "progress": progress}
         call = self._map_call(func, options, is_column=len(iterables) == 1, **shape)
         inputs = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
-        return start_map(self._session, call, inputs, _shortest(iterables))
+        return self._start_map(call, inputs, iterables)
 
     def starmap(
         self,
@@ -181,7 +182,7 @@ class Cluster:
     ) -> Batch[R]:
         """As `map`, where each item is a tuple of the arguments of one call."""
         call = self._map_call(func, options, chunksize=chunksize, ordered=ordered, errors=errors, progress=progress)
-        return start_map(self._session, call, (tuple(item) for item in iterable), _shortest((iterable,)))
+        return self._start_map(call, (tuple(item) for item in iterable), (iterable,))
 
     def gather(self, jobs: Iterable[Job[R]], errors: Errors = "raise") -> list[R]:
         """The results of jobs, in their order.
@@ -206,6 +207,8 @@ class Cluster:
 
     def batch(self, batch_id: str, *, ordered: bool = True, errors: Errors = "raise") -> Batch[Any]:
         """A map by its id: the results of all its chunks that were submitted. Raises `UnknownJob`."""
+        from cluster.client.batch import Batch, check_errors
+
         check_errors(errors)
         return Batch.attach(self._session, batch_id, list(self.jobs(batch=batch_id)), ordered=ordered, errors=errors)
 
@@ -362,7 +365,14 @@ class Cluster:
         if wanted.key:
             raise TypeError("a map has no `key`: each of its chunks is a job; give the key to a job that runs the map")
         wanted = complete(wanted, self._session.defaults)
+        from cluster.client.batch import MapCall
+
         return MapCall(function=self._functions.pickle(func), wanted=wanted, **shape)
+
+    def _start_map(self, call: MapCall, inputs: Iterator[Any], iterables: Iterable[Iterable[Any]]) -> Batch[Any]:
+        from cluster.client.feeder import start_map
+
+        return start_map(self._session, call, inputs, _shortest(iterables))
 
     def _pages(self, limit: int | None, **wanted: str | None) -> Iterator[JobInfo]:
         mark = 0
@@ -399,6 +409,8 @@ class Queue:
 
 def gather_results(jobs: Iterable[Job[R]], errors: Errors) -> list[R]:
     """See `Cluster.gather`."""
+    from cluster.client.batch import check_errors
+
     check_errors(errors)
     results: list[Any] = []
     for job in jobs:

@@ -11,12 +11,14 @@ it runs and even halfway through a `put` of the same thread, so it takes no lock
 from __future__ import annotations
 
 import weakref
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 Value = TypeVar("Value")
 
 
-class _Entry(NamedTuple, Generic[Value]):
+class _Entry(Struct, Generic[Value], frozen=True):
     subject: weakref.ref[object]
     owner: weakref.ref[object]
     value: Value
@@ -37,9 +39,9 @@ class IdentityCache(Generic[Value]):
     def get(self, subject: object) -> Value | None:
         """The value remembered for exactly this object, or None."""
         entry = self._entries.get(id(subject))
-        if entry is None or entry[0]() is not subject:
+        if entry is None or entry.subject() is not subject:
             return None
-        return entry[2]
+        return entry.value
 
     def put(self, subject: object, value: Value, *, owner: object | None = None, size: int = 0) -> None:
         """Remember `value` until `owner` (the subject itself, if not given) is gone, or room is needed."""

@@ -32,8 +32,9 @@ from cluster.core.records import SAME_BUDGET, Budget, JobId, JobInfo, RetryRule
 MIN_MEMORY = 50 * 10**6  # below this a process could die of the interpreter that it is
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in _SECONDS), re.ASCII)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", re.ASCII)
+# Compiled when first used (`re` keeps them): a program's first result need not wait for it.
+_DURATION = "".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in _SECONDS)
+_SIZE = r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?"
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 _HOW_LARGE = "a number of bytes, or a text like '500MB' (a million each) or '2GiB' (1024 MiB)"
 _HOW_LONG = "a number of seconds, a timedelta, or a text like '250ms', '10m', '1h30m' or '7d'"
@@ -55,7 +56,7 @@ def _seconds(name: str, value: object) -> float:
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
+        match = re.fullmatch(_DURATION, value.strip(), re.ASCII)
         if match is None or not value.strip():
             raise _wrong_value(name, value, _HOW_LONG)
         seconds = sum(float(amount) * _SECONDS[unit] for unit, amount in match.groupdict().items() if amount)
@@ -174,7 +175,7 @@ def optional_text(name: str, value: object) -> str:
 def size(name: str, value: object) -> int:
     """Bytes above zero."""
     if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
+        match = re.fullmatch(_SIZE, value.strip(), re.ASCII)
         bytes_ = int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]]) if match else 0
     elif type(value) is int:
         bytes_ = value

@@ -17,7 +17,7 @@ from cluster.core.records import Fence
 
 Runs: TypeAlias = tuple[tuple[int, bytes], ...]  # (place of its first byte, bytes), ascending and apart
 
-_MARK = re.compile(rb"\n\[\.\.\. (\d+) bytes cut \.\.\.\]\n")
+_MARK = rb"\n\[\.\.\. (\d+) bytes cut \.\.\.\]\n"  # compiled when first used, which most processes never do
 # The part of what is kept that comes from the beginning: one in so many.
 HEAD_SHARE = 4
 
@@ -61,7 +61,7 @@ def text_of(runs: Runs) -> bytes:
 
 def runs_of(text: bytes) -> Runs:
     """What `join` was made of; a text of any other shape is whole."""
-    for found in _MARK.finditer(text):
+    for found in re.finditer(_MARK, text):
         # A job may print such a line itself, but hardly just there.
         if found.start() == (len(text) - len(found[0])) // HEAD_SHARE:
             return (0, text[: found.start()]), (found.start() + int(found[1]), text[found.end() :])

@@ -93,10 +93,10 @@ for _state in _LIVE:
 
 # The same table as rows of a list, for `Board.move`: hashing an enum member costs a Python call, and this is asked four
 # times a job.
-ROWS: list[list[JobState | None]] = [
-    [MOVES[JobState(state)].get(Cause(cause)) if state and cause else None for cause in range(max(Cause) + 1)]
-    for state in range(max(JobState) + 1)
-]
+ROWS: list[list[JobState | None]] = [[None] * (max(Cause) + 1) for _ in range(max(JobState) + 1)]
+for _state, _moves in MOVES.items():
+    for _cause, _target in _moves.items():
+        ROWS[_state][_cause] = _target
 
 
 def next_state(state: JobState, cause: Cause) -> JobState:

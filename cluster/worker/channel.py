@@ -24,7 +24,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -120,8 +120,16 @@ FromChild: TypeAlias = Finished | ItemStarted | ItemEnded | FunctionMissing | Sa
 _ENCODER = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode
 encode_into = _ENCODER.encode_into
-decode_task = msgspec.msgpack.Decoder(Task).decode
-decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
+
+
+def decoder_of_tasks() -> Callable[[bytes | memoryview], Task]:
+    """What reads a task. Made by whoever reads them: it takes a third of a millisecond that a supervisor needn't spend."""
+    return msgspec.msgpack.Decoder(Task).decode
+
+
+def decoder_of_answers() -> Callable[[bytes | memoryview], FromChild]:
+    """What reads a child's messages. As above: it takes twice as long, and a child needn't spend it."""
+    return msgspec.msgpack.Decoder(FromChild).decode
 
 
 # What reading a message raises whose bytes a child chose: not msgpack, not the type, bad UTF-8, nested without end.

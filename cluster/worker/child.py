@@ -37,7 +37,7 @@ from cluster.worker.channel import (
     Said,
     Task,
     TooFull,
-    decode_task,
+    decoder_of_tasks,
     encode,
 )
 from cluster.worker.functions import Functions
@@ -58,6 +58,8 @@ SHORT_SECONDS = 0.0001
 # library may keep a helper process from one job to the next and want its exit status itself.
 REAP_EVERY = 64
 MAX_JOB_UMASK = 0o022
+
+_decode = decoder_of_tasks()
 
 
 class Child:
@@ -94,7 +96,7 @@ class Child:
                 self._channel.socket.settimeout(None)
                 continue
             fence = received[0]
-            task = decode_task(received[1])
+            task = _decode(received[1])
             del received  # it may be a gigabyte
             if task.memory and self._jobs and weighing.is_too_full(task.memory):
                 self._send(fence, TooFull())

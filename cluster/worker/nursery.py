@@ -41,7 +41,7 @@ from cluster.worker.nursery_protocol import (
     Spawn,
     Spawned,
     SpawnFailed,
-    decode_to_nursery,
+    decoder_of_orders,
     receive,
     send,
 )
@@ -53,6 +53,8 @@ SWEEP_SECONDS = 0.002
 MAX_SWEEP_SECONDS = 2.0
 MAX_FAREWELL_SECONDS = 5.0
 FAILED_CHILD_STATUS = 70  # EX_SOFTWARE: our own code failed in the child
+
+_decode = decoder_of_orders()
 
 
 class Nursery:
@@ -97,7 +99,7 @@ class Nursery:
         if received is None:
             return
         data, descriptors = received
-        message = decode_to_nursery(data)
+        message = _decode(data)
         if isinstance(message, Setup):
             self._setup = message
             with contextlib.suppress(OSError):  # gone meanwhile: jobs start where we are

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from cluster.worker import output
 from cluster.worker.channel import UNREADABLE
 from cluster.worker.config import WorkerConfig
-from cluster.worker.nursery_protocol import FromNursery, Setup, Spawn, decode_from_nursery, receive, send
+from cluster.worker.nursery_protocol import FromNursery, Setup, Spawn, decoder_of_news, receive, send
 from cluster.worker.nursery_start import Interpreter, start_interpreter
+
+_decode = decoder_of_news()
 
 
 class NurseryLink:
@@ -69,7 +71,7 @@ class NurseryLink:
                 return
             data, descriptors = received
             try:
-                message = decode_from_nursery(data)
+                message = _decode(data)
             except UNREADABLE as error:  # only a foreign hand on its socket can do that
                 raise EOFError from error
             yield message, descriptors[0] if descriptors else -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import socket
+from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
@@ -70,8 +71,16 @@ ToNursery: TypeAlias = Setup | Spawn
 FromNursery: TypeAlias = Spawned | SpawnFailed | Died
 
 encode = msgspec.msgpack.Encoder().encode
-decode_to_nursery = msgspec.msgpack.Decoder(ToNursery).decode
-decode_from_nursery = msgspec.msgpack.Decoder(FromNursery).decode
+
+
+def decoder_of_orders() -> Callable[[bytes], ToNursery]:
+    """What reads a supervisor's messages; made on the side that does."""
+    return msgspec.msgpack.Decoder(ToNursery).decode
+
+
+def decoder_of_news() -> Callable[[bytes], FromNursery]:
+    """What reads a nursery's messages; made on the side that does."""
+    return msgspec.msgpack.Decoder(FromNursery).decode
 
 
 def send(control: socket.socket, message: ToNursery | FromNursery, descriptors: tuple[int, ...] = ()) -> None:

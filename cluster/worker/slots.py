@@ -36,7 +36,7 @@ from cluster.worker.channel import (
     Nonsense,
     Said,
     TooFull,
-    decode_from_child,
+    decoder_of_answers,
     open_received,
 )
 from cluster.worker.config import WorkerConfig
@@ -57,6 +57,7 @@ RESPAWN_SECONDS = 0.05
 # Of a stopped or dead child everything is read; this much never fits into a socket.
 EVERYTHING = 1 << 20
 
+_decode = decoder_of_answers()
 _READY = Phase.READY  # a look at an enum's class is slow on Python 3.11
 
 log = logging.getLogger("cluster.worker")
@@ -187,7 +188,7 @@ class Slots:
             for received in batch:
                 try:
                     fence, body = open_received(received)
-                    message = decode_from_child(body)
+                    message = _decode(body)
                 except NewOutput as renewed:
                     slot.change_output(renewed.descriptor)
                     continue

@@ -27,7 +27,7 @@ from cluster.core.printed import join, shares
 from cluster.core.records import Fence, Report, Segment
 from cluster.wire import dependency
 from cluster.worker import isolation, job_context
-from cluster.worker.channel import Finished, FunctionMissing, Printed, Said, Task, decode_task
+from cluster.worker.channel import Finished, FunctionMissing, Printed, Said, Task, decoder_of_tasks
 from cluster.worker.child import Child
 from cluster.worker.isolation import Descriptors
 from cluster.worker.job_context import JobContext
@@ -40,6 +40,8 @@ _printed: ContextVar[Written | None] = ContextVar("printed", default=None)
 # How often what jobs print is told, at most; the first word waits as long, so that short jobs need none.
 TELL_SECONDS = 0.2
 MAX_TOLD_BYTES = 64 * 1024
+
+_decode = decoder_of_tasks()
 
 
 class Written:
@@ -158,7 +160,7 @@ class ThreadedChild(Child):
                 self._channel.socket.settimeout(None)
                 self._free.release()
                 continue
-            fence, task = received[0], decode_task(received[1])
+            fence, task = received[0], _decode(received[1])
             del received
             if not self._functions.keep(task):
                 self._send(fence, FunctionMissing(task.function))

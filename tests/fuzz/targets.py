@@ -37,6 +37,7 @@ NAMES = list(CALLS)
 ADDRESS = parse_address("tcp://127.0.0.1:1")
 KEYS = {role: Secret(bytes([number]) * 32) for number, role in enumerate(Role)}
 PATIENCE_SECONDS = 20.0
+_decode_of_child = channel.decoder_of_answers()
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -173,13 +174,13 @@ def child(data: bytes) -> str:
     """A datagram as a worker's supervisor takes it from a child."""
     try:
         _, body = channel.open_received((memoryview(data[1:]), [], bool(data[:1] == b"\1")))
-        message = channel.decode_from_child(body)
+        message = _decode_of_child(body)
     except (Nonsense, EOFError) as error:
         return f"{type(error).__name__} {error}"[:40]
     except channel.UNREADABLE as error:
         return type(error).__name__
     wire = channel.encode(message)
-    assert channel.encode(channel.decode_from_child(wire)) == wire, "not read as it was written"
+    assert channel.encode(_decode_of_child(wire)) == wire, "not read as it was written"
     return type(message).__name__
 
 

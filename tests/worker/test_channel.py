@@ -25,8 +25,8 @@ from cluster.worker.channel import (
     Printed,
     Said,
     Task,
-    decode_from_child,
-    decode_task,
+    decoder_of_answers,
+    decoder_of_tasks,
     encode,
     make_pair,
 )
@@ -178,10 +178,10 @@ MESSAGES: list[FromChild] = [
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_child_s_messages_survive_encoding(message: FromChild) -> None:
-    assert decode_from_child(encode(message)) == message
+    assert decoder_of_answers()(encode(message)) == message
 
 
 def test_a_task_survives_encoding() -> None:
     task = Task("j", 1, 2, b"d", b"", True, b"args", 1.5, (("k", b"v"),), ((0, 3),), careful=True)
 
-    assert decode_task(encode(task)) == task
+    assert decoder_of_tasks()(encode(task)) == task

@@ -16,7 +16,7 @@ from cluster.worker.channel import (
     MAX_INLINE_BYTES,
     Finished,
     Task,
-    decode_task,
+    decoder_of_tasks,
     encode,
 )
 from cluster.worker.config import WorkerConfig
@@ -82,7 +82,7 @@ def take(slot: Slot) -> tuple[int, Task]:
     assert slot._theirs is not None
     received = slot._theirs.receive(socket.MSG_DONTWAIT)
     assert received is not None
-    return received[0], decode_task(received[1])
+    return received[0], decoder_of_tasks()(received[1])
 
 
 def finish(slot: Slot, fence: int) -> None:
