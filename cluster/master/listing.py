@@ -15,7 +15,6 @@ from cluster.core.job import Job, WorkerHeld
 from cluster.core.records import Certificate, Ending, JobId, JobInfo
 from cluster.core.states import TERMINAL, JobState
 from cluster.errors import Refused, StoreTampered
-from cluster.wire.audit import AUDIT
 from cluster.wire.messages import Stats, WorkerInfo
 
 if TYPE_CHECKING:
@@ -135,6 +134,8 @@ def info_of_tampered(job: JobId, error: StoreTampered) -> JobInfo:
 
 def statistics(master: Master) -> Stats:
     """Counters and states now."""
+    from cluster.wire.audit import AUDIT  # slow to load, and no part of a first result
+
     with master.lock:
         board = master.board
         counters = board.counters

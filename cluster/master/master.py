@@ -51,7 +51,6 @@ from cluster.master.retention import Retention
 from cluster.master.sessions import Sessions
 from cluster.master.timekeeper import Timekeeper
 from cluster.store.port import Store
-from cluster.wire.audit import AUDIT, Kind
 from cluster.wire.messages import Refusal
 
 LOG = logging.getLogger("cluster.master")
@@ -302,4 +301,6 @@ class Master:
 
 def _audit(sentence: str) -> None:
     """The store has come across a record that is not what was written; its own line in the log names table and job."""
+    from cluster.wire.audit import AUDIT, Kind  # as in `listing`
+
     AUDIT.record(Kind.RECORD_TAMPERED, origin="store", reason=sentence)
