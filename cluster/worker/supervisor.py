@@ -7,6 +7,8 @@
        │ ◄───────── heartbeat ───────── │ the other     │                                 └─────────┘
                                         └───────────────┘
 
+Nursery and children may be ordered before there is a desk (`prepare`): they take longer to be ready than most desks.
+
 A turn: take in everything that children and nursery have said; do what is due (`watch`); tell the desk, in one call of
 each kind (`outbox`); look at the lease, once in a while; ask for as much as the slots have room for; deal that out. While
 every child has many short jobs before it, the next turn waits a moment, so that results gather. It runs no user code and
