@@ -19,6 +19,7 @@ from cluster.client.batch import Batch, MapCall, check_errors
 from cluster.client.feeder import start_map
 from cluster.client.job import Job
 from cluster.client.options import NO_OPTIONS, SubmitOptions, check_args, complete, parse_options
+from cluster.client.outbox import Lend
 from cluster.client.retries import RetryPolicy
 from cluster.client.session import MAX_UNACKNOWLEDGED, Session
 from cluster.client.submission import id_of_key, spec_of
@@ -48,6 +49,7 @@ class Cluster:
         on_close: Callable[[], None] | None = None,
         reconnect: Callable[[], JobsDesk] | None = None,
         max_unacknowledged: int = MAX_UNACKNOWLEDGED,
+        lend: Lend | None = None,
     ) -> None:
         """Open a session at a desk.
 
@@ -57,9 +59,10 @@ class Cluster:
             on_close: ends what this handle owns.
             reconnect: makes another desk for a forked child; None where a child can't have one.
             max_unacknowledged: jobs that may be submitted and not acknowledged, before `submit` blocks.
+            lend: lends a thread that passes submissions on (see `outbox`).
         """
         self.owns_workers = owns_workers
-        self._opened = Session(desk, max_unacknowledged=max_unacknowledged)
+        self._opened = Session(desk, max_unacknowledged=max_unacknowledged, lend=lend)
         self._reconnect = reconnect
         self._functions = functions.Functions()
         self._on_close = on_close
