@@ -1,13 +1,13 @@
 """Puts an embedded cluster together, and keeps it until it is closed.
 
-Apart from `local`, because loading this takes longer than all else that a program's first result waits for.
+Apart from `local` and `worker`, because loading this takes longer than all else that a program's first result waits for.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from cluster.client.handle import Cluster
 from cluster.embedded.shield import ShieldedDesk
@@ -15,38 +15,22 @@ from cluster.master.jobs_desk import JobsDesk
 from cluster.master.master import Master
 from cluster.master.work_desk import WorkDesk
 from cluster.store.locate import open_store
-from cluster.worker.config import MAX_SLACK_SECONDS, WorkerConfig
-from cluster.worker.nursery_start import Interpreter
 from cluster.worker.supervisor import Supervisor
-
-WORKER_NAME = "local"
 
 # Strongly: a handle that the program let go of without closing it still has its processes, and its jobs their futures.
 _open_handles: set[Cluster] = set()
 
 
-def assemble(
-    interpreter: Interpreter | None, store: str, slots: int, marks: tuple[Mapping[str, int], Mapping[str, str]]
-) -> Cluster:
-    """The handle of a cluster in this process; if it can't be made, its caller discards the interpreter."""
-    opened = open_store(store)
-    resources, labels = marks
-    config = WorkerConfig(
-        name=WORKER_NAME,
-        slots=slots,
-        resources=tuple(sorted(resources.items())),
-        labels=tuple(sorted(labels.items())),
-        max_slack_seconds=0.0 if opened.is_instant else MAX_SLACK_SECONDS,
-    )
+def assemble(supervisor: Supervisor, store: str) -> Cluster:
+    """The handle of a cluster in this process; if it can't be made, its caller stops the supervisor."""
     # Closed in the opposite order: the desk first (it lets go of who calls), then the work, then the record of it.
     with contextlib.ExitStack() as parts:
-        master = Master(opened)
+        master = Master(open_store(store))
         parts.callback(master.stop)
         master.open(grace_seconds=0.0)
         master.start()
-        supervisor = Supervisor(WorkDesk(master), config, interpreter)
         parts.callback(supervisor.stop)
-        supervisor.start()
+        supervisor.start(WorkDesk(master))
         desk = ShieldedDesk(JobsDesk(master))
         parts.callback(desk.stop)
         closing = parts.pop_all()

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cluster.client.handle import Cluster
+    from cluster.worker.supervisor import Supervisor
+
+MEMORY_STORE = "memory:"
 
 
 def local(
     *,
     slots: int | None = None,
-    store: str = "memory:",
+    store: str = MEMORY_STORE,
     resources: Mapping[str, int] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Cluster:
@@ -52,6 +55,7 @@ def local(
     slots = _check_slots(slots)
     # First of all: what this process needs is loaded while that interpreter starts on another cpu.
     interpreter: Interpreter | None = None
+    supervisor: Supervisor | None = None
     try:  # noqa: SIM105 - `contextlib` is slow to load
         interpreter = start_interpreter(tuple(sys.path), slots)
     except OSError:  # the supervisor tries again, and says so
@@ -60,16 +64,30 @@ def local(
     is_collecting = gc.isenabled()
     gc.disable()
     try:
+        from cluster.embedded.worker import prepare_worker
+
+        marks = resources or {}, labels or {}
+        supervisor = prepare_worker(interpreter, slots, marks, is_durable=store != MEMORY_STORE)
         from cluster.embedded.assembly import assemble
 
-        return assemble(interpreter, store, slots, (resources or {}, labels or {}))
+        return assemble(supervisor, store)
     except BaseException:
-        if interpreter is not None:
+        if supervisor is not None:
+            supervisor.stop()
+        elif interpreter is not None:
             interpreter.discard()
         raise
     finally:
         if is_collecting:
+            _age_all()
             gc.enable()
+
+
+def _age_all() -> None:
+    """Count what is there among the old, as the collector would after three rounds through it, each of which is felt."""
+    if not gc.get_freeze_count():  # else it would melt what the program itself has frozen
+        gc.freeze()
+        gc.unfreeze()
 
 
 def _check_slots(slots: int | None) -> int:

@@ -5,9 +5,16 @@
     runs.db.lock   who has it open (lock.py)                 runs.db.epoch  what a restored database can't know (epochs.py)
     runs.db.restoring   a restored database about to be moved into place (restore.py); until it is, nobody opens the store
 
-Everything here happens under the store's lock. A new database is made whole under another name, in SQLite's rollback
-mode so that its header is final, and then moved into place: the name `runs.db` never leads to a half-made one.
-Nothing that is not a store of ours is ever written to; its header is read before SQLite gets to see the file.
+Everything here happens under the store's lock. Nothing that is not a store of ours is ever written to; its header is read
+before SQLite gets to see the file.
+
+How a store is made, so that a kill or a power failure at any instant leaves either none or a whole one:
+1. `runs.db.key.new` is written and synced, then named `runs.db.key`. A key without a database is used by the next try.
+2. `runs.db.new` is filled. Without a journal and without a sync: a crash leaves a file that the next try deletes. Once
+   closed, it is the whole database, its log merged and gone, and is synced as such.
+3. The folder is synced. From here on a power failure leaves the key: its name must not come to the disk after that of
+   the database, for a database without its key is refused.
+4. `runs.db.new` is named `runs.db`, and the folder is synced. Nothing was acknowledged before that.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from pathlib import Path
 
 from cluster.errors import StoreError, StoreUnsafe
 from cluster.store import sql
-from cluster.store.epochs import sync_folder
+from cluster.store.epochs import sync_file, sync_folder, write_private
 from cluster.store.seal import KEY_BYTES
 
 APPLICATION_ID = 0x434C5553  # "CLUS", as `file` and other programs see it
@@ -183,20 +190,22 @@ class StoreFiles:
                 )
         key = self._read_key() if self.key_file.exists() else self._make_key()
         new = self.database.with_name(self.database.name + ".new")
-        journal = new.with_name(new.name + "-journal")
-        for left_by_a_crash in (new, journal):
+        made = [new, *(new.with_name(new.name + end) for end in ("-journal", "-wal", "-shm"))]
+        for left_by_a_crash in made:
             left_by_a_crash.unlink(missing_ok=True)
         try:
             _touch(new)
             self._fill(new)
+            sync_file(new)
+            sync_folder(self.database.parent)
             # An empty file holds the place, in case another program wants the name now; `tempfile` and `touch` leave
             # such ones too, so an empty file is always taken for a store that is still to be made.
             if not self.database.exists():
                 _touch(self.database)
             new.replace(self.database)
         finally:
-            new.unlink(missing_ok=True)
-            journal.unlink(missing_ok=True)
+            for path in made:
+                path.unlink(missing_ok=True)
         sync_folder(self.database.parent)
         return key
 
@@ -204,8 +213,11 @@ class StoreFiles:
         try:
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 connection.executescript(
+                    "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;"
                     f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
                     f"{sql.script('schema.sql')} COMMIT;"
+                    # Here it is a byte of the header; of a database in use it would be a transaction with four syncs.
+                    "PRAGMA journal_mode = WAL;"
                 )
         except sqlite3.Error as error:
             raise StoreError(self._store, f"it can't be made: {error}") from error
@@ -215,11 +227,7 @@ class StoreFiles:
         new = self.key_file.with_name(self.key_file.name + ".new")
         new.unlink(missing_ok=True)
         try:
-            _touch(new)
-            with new.open("r+b") as file:
-                file.write(key)
-                file.flush()
-                os.fsync(file.fileno())
+            write_private(new, key)
             new.replace(self.key_file)
         finally:
             new.unlink(missing_ok=True)

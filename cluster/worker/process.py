@@ -192,9 +192,9 @@ def _serve(config: WorkerProcessConfig, work: WorkerConfig) -> int:
 
     caller = _connect(config, "work", CALL_PATIENCE_SECONDS)
     desk = RemoteWorkDesk(caller, on_welcome)
-    supervisor = Supervisor(desk, work)
+    supervisor = Supervisor(work)
     supervisors.append(supervisor)
-    supervisor.start()
+    supervisor.start(desk)
     try:
         _be_ready(config, supervisor, desk, signals)
         signals.first.wait()

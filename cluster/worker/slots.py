@@ -65,7 +65,7 @@ log = logging.getLogger("cluster.worker")
 class Slots:
     """The slots, and the way of leases through them."""
 
-    def __init__(self, config: WorkerConfig, link: NurseryLink, blobs: Blobs, outbox: Outbox) -> None:
+    def __init__(self, config: WorkerConfig, link: NurseryLink, outbox: Outbox) -> None:
         self.config = config
         self.link = link
         self.outbox = outbox
@@ -79,8 +79,8 @@ class Slots:
         self.host = ""
         self.epoll = select.epoll()
         self.by_descriptor: dict[int, Slot] = {}
-        self.blobs = blobs
-        # One system call per datagram, until the supervisor's thread has something better.
+        self.blobs: Blobs  # as soon as there is a desk to fetch them from, and so before there is a lease
+        # One system call per datagram, until there are so many that the supervisor gets something better.
         self.courier: Courier = Single(MAX_DATAGRAM_BYTES)
 
     # --- children come and go -------------------------------------------------------------------------------------

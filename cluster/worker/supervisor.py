@@ -53,8 +53,10 @@ from cluster.worker.slot import NEVER, Doom, Phase
 from cluster.worker.slots import Slots
 from cluster.worker.vector import make_courier
 
-# psutil is slow to import; a program's first second is better spent on its jobs.
+# psutil and ctypes are slow to import; a program's first second is better spent on its jobs.
 FIRST_HEARTBEAT_SECONDS = 1.0
+# But whoever has had more than so many jobs in that second has many, and soon gains more by the better courier than it costs.
+FEW_JOBS = 16
 # After an error of the desk or of ours: long enough not to flood the log, short enough to go on.
 FIRST_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 2.0
@@ -76,15 +78,15 @@ def _nothing() -> None:
 class Supervisor:
     """A worker. `start`, `drain`, `stop` and the questions may be called from any thread, at any time, repeatedly."""
 
-    def __init__(self, desk: WorkDesk, config: WorkerConfig, interpreter: Interpreter | None = None) -> None:
+    def __init__(self, config: WorkerConfig, interpreter: Interpreter | None = None) -> None:
         """Make one; an `interpreter` is its first nursery's, which was started already and is up the sooner for it."""
-        self._desk = desk
+        self._desk: WorkDesk  # from `start` on
         self._config = config
         self._host = socket.gethostname()
         self._id = _new_id(config.name)
         self._link = NurseryLink(config, self._id, self._host, interpreter)
         self._outbox = Outbox()
-        self._slots = Slots(config, self._link, Blobs(desk), self._outbox)
+        self._slots = Slots(config, self._link, self._outbox)
         self._slots.host = self._host
         self._deaths = Deaths(self._slots)
         self._health = HealthWatch(config.directory)
@@ -99,7 +101,8 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._thread_id = 0
         self._owner = os.getpid()
-        self._lock = threading.Lock()  # of start, drain and stop, among themselves
+        self._lock = threading.Lock()  # of prepare, start, drain and stop, among themselves
+        self._is_prepared = False
         self._is_closed = False
 
         self._is_stopping = False
@@ -107,6 +110,8 @@ class Supervisor:
         self._has_drained = threading.Event()
         self._is_ready = threading.Event()
 
+        self._leased = 0
+        self._has_best_courier = False
         self._has_more = False  # the last poll brought as much as was asked for
         self._is_registered = False
         self._check_at = 0.0
@@ -121,15 +126,27 @@ class Supervisor:
 
     # --- for other threads ----------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the nursery and the thread; returns before either is ready."""
+    def prepare(self) -> None:
+        """Start the nursery and order a child for each slot: for who wants them to come up before there is a desk."""
+        with self._lock:
+            self._prepare()
+
+    def start(self, desk: WorkDesk) -> None:
+        """Work for this desk, with a nursery and children that need not be ready yet; returns at once."""
         with self._lock:
             if self._thread is not None or self._is_closed:
                 raise RuntimeError(f"worker {self._config.name} was started before; make a new one")
-            # In the caller's thread, so that the nursery's interpreter starts as early as can be.
-            self._start_nursery(time.monotonic())
+            self._prepare()
+            self._desk = desk
+            self._slots.blobs = Blobs(desk)
             self._thread = threading.Thread(target=self._run, name="cluster-supervisor", daemon=True)
             self._thread.start()
+
+    def _prepare(self) -> None:
+        # In the caller's thread, so that the nursery's interpreter starts as early as can be.
+        if not self._is_prepared and not self._is_closed:
+            self._is_prepared = True
+            self._start_nursery(time.monotonic())
 
     def wait_ready(self, timeout_seconds: float) -> bool:
         """Wait until every slot has a child; False if that took too long. Jobs are taken before that already."""
@@ -158,6 +175,8 @@ class Supervisor:
                 if self._thread.is_alive():
                     log.error("worker %s didn't stop within %g s", self._id, MAX_STOP_SECONDS)
                     return
+            elif self._is_prepared:
+                self._end_processes()
             self._is_closed = True
             self._slots.epoll.close()
 
@@ -207,7 +226,6 @@ class Supervisor:
 
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
-        self._slots.courier = make_courier(MAX_DATAGRAM_BYTES)
         # Edge-triggered: each ring is told once, so that no turn needs to read it.
         self._slots.epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)
         self._heartbeat_at = time.monotonic() + min(FIRST_HEARTBEAT_SECONDS, self._interval_seconds)
@@ -308,12 +326,17 @@ class Supervisor:
         elif not self._is_draining:
             self._has_more = True  # the ring may have been for work that there was no room for
         slots.backlog.extend(answer.leases)
+        self._leased += len(answer.leases)
+        if self._leased > FEW_JOBS and not self._has_best_courier:
+            self._get_best_courier()
         if answer.stops:
             self._held_up += stopping.obey(slots, answer.stops, now)
             self._outbox.flush(self._desk, self._id)
 
     def _beat(self, now: float) -> None:
         self._deaths.look_at_oom_kills()
+        if not self._has_best_courier:
+            self._get_best_courier()
         self._heartbeat_at = now + self._interval_seconds
         self._host_memory.look(self._slots.all, self._id)
         try:
@@ -327,6 +350,10 @@ class Supervisor:
         self._last_heartbeat = now
         # Should a wake ever be lost, the worker is late, not stuck.
         self._is_rung = True
+
+    def _get_best_courier(self) -> None:
+        self._has_best_courier = True
+        self._slots.courier = make_courier(MAX_DATAGRAM_BYTES)
 
     def _check_drained(self) -> None:
         for slot in self._slots.all:
@@ -421,17 +448,21 @@ class Supervisor:
     def _shut_down(self) -> None:
         now = time.monotonic()
         stopping.stop_all(self._slots, now)
-        # Nothing is told before it is true: the children are gone when this returns.
+        # Nothing is told before it is true.
+        self._end_processes()
+        self._has_drained.set()
+        if self._is_registered:
+            self._outbox.flush(self._desk, self._id)
+            self._desk.leave(self._id)
+
+    def _end_processes(self) -> None:
+        """End nursery and children; returns when they are gone."""
         words = self._link.close()
         if words:
             log.warning("worker %s: its nursery said: %s", self._id, words)
         for slot in self._slots.all:
             if slot.phase is not Phase.VACANT:
                 self._slots.vacate(slot)
-        self._has_drained.set()
-        if self._is_registered:
-            self._outbox.flush(self._desk, self._id)
-            self._desk.leave(self._id)
 
 
 def _new_id(name: str) -> WorkerId:

@@ -221,7 +221,7 @@ class _Headers:
 def make_courier(max_bytes: int) -> Courier:
     """The fastest courier that is safe here, for datagrams of so many bytes at most.
 
-    Imports ctypes, and so is called by the thread that uses it, which has time while the first children start.
+    Imports ctypes and tries everything out, which takes several milliseconds: not before a program's first result.
     """
     if is_layout_known():
         try:

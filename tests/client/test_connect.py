@@ -34,8 +34,8 @@ class Lab:
         self.address = str(address)
         caller = connect_desk("work", address, Role.WORKER, load_key(self.keys / "worker.key"), patience_seconds=2.0)
         self._desk = RemoteWorkDesk(caller)
-        self._supervisor = Supervisor(self._desk, WorkerConfig(name="w", slots=1))
-        self._supervisor.start()
+        self._supervisor = Supervisor(WorkerConfig(name="w", slots=1))
+        self._supervisor.start(self._desk)
 
     def connect(self) -> cluster.Cluster:
         return cluster.connect(self.address, self.keys / "client.key", patience_seconds=5.0)

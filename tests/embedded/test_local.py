@@ -333,7 +333,7 @@ def test_a_nursery_that_can_not_be_started_at_once_is_started_later(monkeypatch:
 
 @pytest.mark.parametrize(("store", "also"), [("memory:", ("pathlib", "sqlite3")), ("sqlite:///jobs.db", ())])
 def test_a_first_result_loads_nothing_that_it_does_not_need(store: str, also: tuple[str, ...], tmp_path: Path) -> None:
-    slow = ("_hashlib", "json", "difflib", "random", "secrets", "psutil", "pydantic", *also)
+    slow = ("_hashlib", "ctypes", "json", "difflib", "random", "secrets", "psutil", "pydantic", *also)
     program = f"""
 import gc, sys
 sys.path[:] = {sys.path!r}
@@ -348,6 +348,28 @@ with cluster.local(slots=1, store={store!r}) as c:
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
 
     assert said.stdout.split() == ["[]", "True"]
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_what_it_has_loaded_is_old_to_the_collector_and_what_the_program_froze_stays_frozen(frozen: int) -> None:
+    program = f"""
+import gc
+import cluster
+if {frozen}:
+    gc.freeze()
+before = gc.get_freeze_count()
+c = cluster.local(slots=1)
+print(gc.get_freeze_count() > before / 2, gc.get_freeze_count() <= before)  # a few may have been let go of
+print(gc.isenabled(), len(gc.get_objects(0)) + len(gc.get_objects(1)))
+c.close()
+"""
+
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    is_still_frozen, is_no_more_frozen, is_enabled, young = said.stdout.split()
+    assert (is_still_frozen, is_no_more_frozen, is_enabled) == (str(frozen == 1), "True", "True")
+    if not frozen:
+        assert int(young) < 5_000  # of several ten thousand
 
 
 def test_a_reader_that_is_interrupted_again_and_again_has_every_result_once() -> None:

@@ -235,8 +235,8 @@ def a_worker(
 ) -> Iterator[tuple[RecordingDesk, Supervisor]]:
     """A running worker and its desk; afterwards nothing is left, and nothing was said wrongly."""
     desk = desk or RecordingDesk()
-    supervisor = Supervisor(desk, WorkerConfig(name="w", slots=slots, **config))
-    supervisor.start()
+    supervisor = Supervisor(WorkerConfig(name="w", slots=slots, **config))
+    supervisor.start(desk)
     try:
         yield desk, supervisor
     finally:

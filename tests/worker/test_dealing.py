@@ -47,7 +47,8 @@ class FunctionsDesk(RecordingDesk):
 def slots(request: pytest.FixtureRequest) -> Iterator[Slots]:
     """Two slots whose children are played by the test; most jobs are known to be short."""
     config = WorkerConfig(name="w", slots=2)
-    made = Slots(config, NurseryLink(config, "w", "host"), Blobs(FunctionsDesk()), Outbox())
+    made = Slots(config, NurseryLink(config, "w", "host"), Outbox())
+    made.blobs = Blobs(FunctionsDesk())
     made.courier = request.param(MAX_DATAGRAM_BYTES)
     for function in (FUNCTION, b"second", b"forgotten", b"unreadable"):
         made.durations.note(lease(0, function=function), MIN_JOB_SECONDS)

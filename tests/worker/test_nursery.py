@@ -30,8 +30,8 @@ from cluster.worker.supervisor import Supervisor
 gate = Gate.__new__(Gate)
 gate.__setstate__((sys.argv[1], sys.argv[2]))
 desk = RecordingDesk()
-supervisor = Supervisor(desk, WorkerConfig(name="w", slots=2))
-supervisor.start()
+supervisor = Supervisor(WorkerConfig(name="w", slots=2))
+supervisor.start(desk)
 for _ in range(2):
     desk.put(leave_a_daemon_and_stay, gate)
 desk.wait(lambda: not desk.waiting)

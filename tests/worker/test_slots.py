@@ -27,7 +27,8 @@ from tests.worker.recording_desk import RecordingDesk
 def slots(request: pytest.FixtureRequest) -> Iterator[Slots]:
     """One slot whose child is played by the test."""
     config = WorkerConfig(name="w", slots=1)
-    made = Slots(config, NurseryLink(config, "w", "host"), Blobs(RecordingDesk()), Outbox())
+    made = Slots(config, NurseryLink(config, "w", "host"), Outbox())
+    made.blobs = Blobs(RecordingDesk())
     made.courier = request.param(MAX_DATAGRAM_BYTES)
     made.all[0].open()
     made.all[0].phase = Phase.READY
@@ -171,12 +172,8 @@ def test_the_results_of_few_or_long_jobs_are_not_kept_waiting(slots: Slots, coun
 
 
 def test_one_child_with_few_jobs_is_looked_after_whatever_the_others_have() -> None:
-    slots = Slots(
-        WorkerConfig(name="w", slots=2),
-        NurseryLink(WorkerConfig(name="w", slots=2), "w", "h"),
-        Blobs(RecordingDesk()),
-        Outbox(),
-    )
+    config = WorkerConfig(name="w", slots=2)
+    slots = Slots(config, NurseryLink(config, "w", "h"), Outbox())
     for slot, count in zip(slots.all, (MAX_QUEUED, 2), strict=True):
         slot.phase = Phase.READY
         for fence in range(1, count + 1):

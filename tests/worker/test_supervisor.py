@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cloudpickle
+import psutil
 import pytest
 
 from cluster.core.records import Digest, Ending, FunctionBlob, Report, WorkerId
 from cluster.errors import Refused
 from cluster.wire.messages import Health, Poll
+from cluster.worker import supervisor as supervisor_module
 from cluster.worker.config import WorkerConfig
-from cluster.worker.supervisor import Supervisor
+from cluster.worker.supervisor import FEW_JOBS, Supervisor
+from cluster.worker.vector import Courier, Single
 from tests.worker.gate import Gate
 from tests.worker.recording_desk import RecordingDesk, a_worker, wait_gone
+
+DEADLINE_SECONDS = 20.0
 
 
 def test_jobs_may_be_there_before_the_worker() -> None:
@@ -36,19 +42,102 @@ def test_it_registers_as_what_it_is() -> None:
 
 
 def test_it_may_be_stopped_twice_and_before_it_starts_but_started_once() -> None:
-    never = Supervisor(RecordingDesk(), WorkerConfig(name="w", slots=1))
+    never = Supervisor(WorkerConfig(name="w", slots=1))
     never.stop()
     never.stop()
     with pytest.raises(RuntimeError, match="make a new one"):
-        never.start()
+        never.start(RecordingDesk())
 
-    with a_worker(slots=1) as (_, supervisor):
+    with a_worker(slots=1) as (desk, supervisor):
         with pytest.raises(RuntimeError):
-            supervisor.start()
+            supervisor.start(desk)
         supervisor.stop()
         supervisor.stop()
         assert supervisor.drain(1) is True
         supervisor.wake()
+
+
+def test_its_children_are_there_before_it_has_a_desk() -> None:
+    supervisor = Supervisor(WorkerConfig(name="w", slots=2))
+    desk = RecordingDesk()
+    try:
+        supervisor.prepare()
+        supervisor.prepare()
+        nursery = supervisor.statistics().nursery_pid
+        children = wait_for_children(nursery, 2)
+        supervisor.start(desk)
+
+        assert supervisor.wait_ready(DEADLINE_SECONDS)
+        assert set(supervisor.slot_pids()) == children
+        assert supervisor.statistics().nurseries == 1
+        assert desk.result_of(desk.put(abs, -3)) == 3
+    finally:
+        supervisor.stop()
+
+
+def test_one_that_was_prepared_and_never_started_leaves_nothing_behind() -> None:
+    supervisor = Supervisor(WorkerConfig(name="w", slots=2))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    supervisor.prepare()
+    nursery = supervisor.statistics().nursery_pid
+    children = wait_for_children(nursery, 2)
+
+    supervisor.stop()
+    supervisor.stop()
+
+    assert all(wait_gone(pid, 0.0) for pid in (nursery, *children))
+    assert len(list(Path("/proc/self/fd").iterdir())) < descriptors  # its own epoll is closed too
+    with pytest.raises(RuntimeError, match="make a new one"):
+        supervisor.start(RecordingDesk())
+
+
+def wait_for_children(parent: int, count: int) -> set[int]:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        if len(found := {child.pid for child in psutil.Process(parent).children()}) == count:
+            return found
+    raise AssertionError(f"no {count} children in {DEADLINE_SECONDS} s")
+
+
+def test_what_is_only_good_for_many_jobs_is_got_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Courier] = []
+    has_beaten = threading.Event()
+
+    def make(max_bytes: int) -> Courier:
+        made.append(Single(max_bytes))
+        return made[-1]
+
+    class Desk(RecordingDesk):
+        def heartbeat(self, worker: WorkerId, health: Health) -> None:
+            super().heartbeat(worker, health)
+            has_beaten.set()
+
+    monkeypatch.setattr(supervisor_module, "FIRST_HEARTBEAT_SECONDS", 600.0)
+    monkeypatch.setattr(supervisor_module, "make_courier", make)
+    with a_worker(slots=1, desk=Desk(), heartbeat_interval_seconds=600.0) as (desk, supervisor):
+        for _ in range(FEW_JOBS):
+            assert desk.result_of(desk.put(abs, -1)) == 1
+        after_few = len(made)
+        assert desk.result_of(desk.put(abs, -1)) == 1
+        after_many = len(made)
+        supervisor.beat_every(0.01)
+
+        assert has_beaten.wait(DEADLINE_SECONDS)
+        assert (after_few, after_many, len(made)) == (0, 1, 1)
+
+
+def test_what_is_good_for_many_jobs_is_got_with_the_first_heartbeat_at_the_latest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_made = threading.Event()
+
+    def make(max_bytes: int) -> Courier:
+        is_made.set()
+        return Single(max_bytes)
+
+    monkeypatch.setattr(supervisor_module, "make_courier", make)
+    with a_worker(slots=1, heartbeat_interval_seconds=0.01):
+        assert is_made.wait(DEADLINE_SECONDS)
 
 
 def test_all_slots_work_at_once(tmp_path: Path) -> None:
