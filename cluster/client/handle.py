@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from cluster.client import default, forks, functions, option_values, payload
 from cluster.client.job import Job
 from cluster.client.options import NO_OPTIONS, SubmitOptions, check_args, complete, parse_options
+from cluster.client.outbox import Lend
 from cluster.client.retries import RetryPolicy
 from cluster.client.session import MAX_UNACKNOWLEDGED, Session
 from cluster.client.submission import id_of_key, spec_of
@@ -49,6 +50,7 @@ class Cluster:
         on_close: Callable[[], None] | None = None,
         reconnect: Callable[[], JobsDesk] | None = None,
         max_unacknowledged: int = MAX_UNACKNOWLEDGED,
+        lend: Lend | None = None,
     ) -> None:
         """Open a session at a desk.
 
@@ -58,9 +60,10 @@ class Cluster:
             on_close: ends what this handle owns.
             reconnect: makes another desk for a forked child; None where a child can't have one.
             max_unacknowledged: jobs that may be submitted and not acknowledged, before `submit` blocks.
+            lend: lends a thread that passes submissions on (see `outbox`).
         """
         self.owns_workers = owns_workers
-        self._opened = Session(desk, max_unacknowledged=max_unacknowledged)
+        self._opened = Session(desk, max_unacknowledged=max_unacknowledged, lend=lend)
         self._reconnect = reconnect
         self._functions = functions.Functions()
         self._on_close = on_close

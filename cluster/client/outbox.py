@@ -2,7 +2,8 @@
 
     submit() ── put ──► specs, functions ──┬── pass_on(): a thread that is about to wait for a result
                                            ├── pass_on(): a submitting thread, once `_MAX_WAITING` have piled up
-                                           └── the sender thread: for the main thread, and where nobody waits
+                                           ├── a lent thread, where there is one: for the main thread, and where nobody waits
+                                           └── the sender thread: likewise, and what a lent one must not be kept with
 
 Nothing goes to the desk one by one. Whoever has a reason to sends everything that waits, in order of submission, and
 batches form by themselves while another one is on its way. `_sending` admits one sender at a time, which keeps the
@@ -13,6 +14,11 @@ The main thread never sends: Ctrl-C may raise in it between any two steps. It ri
 Waking a thread costs more than submitting a job. So the sender isn't woken for each: while jobs keep coming it looks
 every half millisecond, and only from its deep sleep must it be rung. It runs from the beginning, because at interpreter
 exit no thread can be started.
+
+Where the workers' supervisor is a thread of this process, it may be lent: it passes on what waits whenever it wakes up, and
+goes on with it as far as the job's child, so that a round trip has one waking less. It must not wait for a disk, so what
+makes the desk look into its store (a key, a dependency) is left to the sender. `_laps` counts how often the lent thread
+has begun to look. A submission that finds its count unchanged since the last ring is one that the coming look will see.
 
 Locks: `_sending` before `lock`, which is the session's; `lock` is never held while something is sent. What the main
 thread touches here is proof against Ctrl-C (see `gate`).
@@ -37,18 +43,21 @@ _LINGER_SECONDS = 0.0005
 _MAX_IDLE_LAPS = 1  # without a submission; then the sender sleeps deeply, for a lap costs what a ring costs
 
 Send = Callable[[list[JobSpec], tuple[FunctionBlob, ...]], None]
+# Has a thread call what is given (short, never blocking, never raising) each time that it wakes up; returns what wakes it.
+Lend = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class Outbox:
     """A queue of submissions with its sender. Thread-safe, but for `put`."""
 
-    def __init__(self, lock: Gate, books: dict[JobId, Job[Any]], send: Send) -> None:
+    def __init__(self, lock: Gate, books: dict[JobId, Job[Any]], send: Send, lend: Lend | None = None) -> None:
         """Make one, and start its sender.
 
         Args:
             lock: the session's, because a submission enters the outbox and the session's books in one step.
             books: where the session has the jobs it waits for.
             send: passes a batch to the desk; must not raise, and is called by one thread at a time.
+            lend: lends a thread of somebody else's.
         """
         self._lock = lock
         self._books = books
@@ -59,10 +68,17 @@ class Outbox:
         self._functions: dict[Digest, FunctionBlob] = {}
         self.total = 0
         self._passed = 0
+        self._needs_store = False  # one of them makes the desk look into its store
         self._is_asleep = False
         self._is_closed = False
         self._bell = Bell()
         self._main = threading.main_thread().ident
+        self._laps = 0  # written by the lent thread alone
+        self._rung_in = 0  # the count that was found when that thread was last rung for
+        self._ring_lent: Callable[[], None] | None = None
+        if lend is not None:
+            self._laps = 1
+            self._ring_lent = lend(self._look)
         self._sender = threading.Thread(target=self._send_for_ever, name="cluster-sender", daemon=True)
         self._sender.start()
 
@@ -73,11 +89,13 @@ class Outbox:
         self._functions[blob.digest] = blob
         self._specs += (spec,)
         self.total += 1
+        if spec.after or spec.key:
+            self._needs_store = True
 
     def look_after(self) -> None:
         """See to it that what was put in will be sent."""
-        if self._is_asleep:
-            self._bell.ring()  # it may take as long as the interpreter lets another thread run
+        if self._rung_in != self._laps or self._is_asleep:
+            self._ring()  # it may take as long as the interpreter lets another thread run
         if len(self._specs) >= _MAX_WAITING and get_ident() != self._main:
             self.pass_on()
 
@@ -86,7 +104,7 @@ class Outbox:
         if not self._specs:
             return
         if get_ident() == self._main:
-            self._bell.ring()
+            self._ring()
             return
         if not self._sending.acquire(blocking=False):
             return
@@ -98,9 +116,9 @@ class Outbox:
             self._bell.ring()
 
     def hurry(self) -> None:
-        """Have all of it sent soon, by the sender. For callers that may hold locks."""
+        """Have all of it sent soon, by another thread. For callers that may hold locks."""
         if self._specs:
-            self._bell.ring()
+            self._ring()
 
     def pass_all(self) -> None:
         """Return once everything that was put in before is in the desk's hands."""
@@ -122,11 +140,30 @@ class Outbox:
         if threading.current_thread() is not self._sender:
             self._sender.join()
 
+    def _ring(self) -> None:
+        """Wake whoever sends for others, unless that one is about to look anyway."""
+        if self._ring_lent is None:
+            self._bell.ring()
+            return
+        laps = self._laps
+        if self._rung_in != laps:
+            self._ring_lent()
+            self._rung_in = laps  # afterwards: if Ctrl-C comes between, it is rung once more than needed
+
+    def _look(self) -> None:
+        """Pass on what waits. By the lent thread, each time that it wakes up."""
+        self._laps += 1  # first: whatever is put in from here on rings again
+        if self._needs_store:
+            self._bell.ring()
+        elif self._specs:
+            self.pass_on()
+
     def _pass_batch(self) -> None:
         """Send all of it as one batch. The caller holds `_sending`."""
         with self._lock:
             specs, self._specs = self._specs, []
             functions, self._functions = self._functions, {}
+            self._needs_store = False
         if not specs:
             return
         self._send(specs, tuple(functions.values()))
@@ -140,7 +177,7 @@ class Outbox:
             self._bell.hush()
             seen = self.total
             self.pass_on()
-            if self._bell.wait(_LINGER_SECONDS):
+            if self._bell.wait(_LINGER_SECONDS if self._ring_lent is None else None):
                 continue
             idle_laps = idle_laps + 1 if seen == self.total else 0
             if idle_laps >= _MAX_IDLE_LAPS:

@@ -46,7 +46,7 @@ from cluster.client.job import (
     refuse,
     settle_all,
 )
-from cluster.client.outbox import Outbox
+from cluster.client.outbox import Lend, Outbox
 from cluster.client.refusals import UnreadRefusal, error_of
 from cluster.core.records import DEFAULT_OPTIONS, FunctionBlob, JobId, JobSpec, Options, Outcome
 from cluster.errors import ClusterError, Detached, KeyConflict, MasterUnavailable, QueueFull, Refused
@@ -70,6 +70,7 @@ class Session:
         *,
         max_unacknowledged: int = MAX_UNACKNOWLEDGED,
         submit_timeout_seconds: float = SUBMIT_TIMEOUT_SECONDS,
+        lend: Lend | None = None,
     ) -> None:
         self.name = base64.b32encode(os.urandom(10)).decode().lower()[:10]
         self._desk = desk
@@ -94,7 +95,7 @@ class Session:
         self._callbacks = Callbacks(self._wake_waiting)
         self._echo: Echo | None = None  # made for the first job that is to be echoed
         self._number = desk.open(self)
-        self._outbox = Outbox(self._lock, self._mine, self._send)
+        self._outbox = Outbox(self._lock, self._mine, self._send, lend)
         self.pass_on = self._outbox.pass_on
         self.hurry = self._outbox.hurry
         self.call_back = self._callbacks.call

@@ -45,10 +45,8 @@ class Timers:
 
     def next_due(self) -> float | None:
         """When `pop_due` may have something; perhaps only a stale entry. May be asked from any thread."""
-        try:
-            return self._heap[0][0]
-        except IndexError:  # not `if self._heap`: another thread may pop the last entry between question and look
-            return None
+        first = self._heap[:1]  # in one step: another thread may pop the last entry between a question and a look
+        return first[0][0] if first else None
 
     def pop_due(self, mono: float) -> Iterator[tuple[Timer, Job]]:
         """Everything that has come due, oldest first."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+from collections.abc import Callable
 
 from cluster.client.handle import Cluster
 from cluster.embedded.shield import ShieldedDesk
@@ -33,7 +34,17 @@ def assemble(supervisor: Supervisor, store: str) -> Cluster:
         desk = ShieldedDesk(JobsDesk(master))
         parts.callback(desk.stop)
         closing = parts.pop_all()
-    handle = Cluster(desk, owns_workers=True, on_close=closing.close)
+
+    def lend(errand: Callable[[], None]) -> Callable[[], None]:
+        """Lend the supervisor's thread, which starts what it submits before it commits that."""
+
+        def run() -> None:
+            master.committer.hold_back()
+            errand()
+
+        return supervisor.lend(run, master.committer.let_go)
+
+    handle = Cluster(desk, owns_workers=True, on_close=closing.close, lend=lend)
     closing.callback(_open_handles.discard, handle)
     _open_handles.add(handle)
     return handle

@@ -27,7 +27,7 @@ store is well the board admits nothing.
 
 What nobody waits for urgently, an admission or a lease of a job that starts early, may wait a moment for the outcome that
 goes with it (see `patience`): then a short job's whole round trip costs one write. In a store that takes no time, leases
-wait for whatever is decided next.
+wait for whatever is decided next, and admissions until `let_go`, if a thread that is about to start the job holds them back.
 
 Threads. A store that takes no time (`is_instant`) is driven by whoever appended, one at a time; any other has the one
 committer thread. The log belongs to the board's lock. When the process dies, the untold part of the log dies with it.
@@ -139,6 +139,7 @@ class Committer:
         self._patient = _LEASING if store.is_instant else _PATIENT
         self._patience = Patience()
         self._is_urgent = False  # guarded by `_lock`: the log has more than what may wait
+        self._is_held_back = False  # an admission waits for `let_go`
         self._is_tidy = True  # the store has put nothing off, as far as this thread knows
         self._is_stopping = threading.Event()
         self._failures = 0
@@ -193,6 +194,8 @@ class Committer:
         self._log.append((late, then))
         if then is not None or not self._patient.issuperset(map(type, late)):
             self._is_urgent = True
+        elif self._patient is _PATIENT:
+            self._is_held_back = True
 
     def kick(self) -> None:
         """Have the log written: by the committer thread, or right here. The lock is not held."""
@@ -203,6 +206,22 @@ class Committer:
                 self._is_hastened.set()
         elif self._is_urgent or not self._store.is_instant:
             self.drive()
+
+    def hold_back(self) -> None:
+        """Let admissions wait for `let_go`, which the caller promises; only where the store takes no time.
+
+        Their submitter is told a little later, and the caller, who is about to hand these jobs to workers, does that first.
+        """
+        if self._store.is_instant:
+            self._patient = _PATIENT
+
+    def let_go(self) -> None:
+        """Commit what was held back."""
+        if self._store.is_instant:
+            self._patient = _LEASING
+            if self._is_held_back:
+                self._is_held_back = False
+                self.drive()
 
     def is_here(self) -> bool:
         """Whether the calling thread is the one that commits, and must not be kept from it."""

@@ -142,13 +142,15 @@ class Master:
         """
         with self.lock:
             effects = self.board.handle(event, self.clock.now())
-            early = self.committer.append(effects, then)
+            # Most word of what has become durable has no effects: nobody is to hear of it.
+            early = self.committer.append(effects, then) if effects or then is not None else effects
         self.after_decision(early)
         return effects
 
     def after_decision(self, early: Sequence[Effect]) -> None:
         """Send out what needs no commit and have the rest committed. The lock is not held."""
-        self.tell_early(early)
+        if early:
+            self.tell_early(early)
         self.committer.kick()
         self.timekeeper.look_again()
 
@@ -158,14 +160,14 @@ class Master:
         """Stop orders, refusals, wake-ups, and what the log should say."""
         for effect in effects:
             match effect:
+                case Wake():  # nearly always
+                    self.mailboxes.wake(effect.worker)
                 case TellStop():
                     self.mailboxes.post_stop(effect.worker, effect.stop)
                 case TellRefused():
                     self._refuse(effect)
                 case Announced():
                     LOG.warning("%s", effect.sentence)
-                case Wake():
-                    self.mailboxes.wake(effect.worker)
                 case FencedOff():
                     self.obituaries.write_late(effect)
 

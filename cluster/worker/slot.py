@@ -132,12 +132,14 @@ class Slot(Struct):
     @property
     def is_open(self) -> bool:
         """Jobs may be sent to it."""
-        return (
-            (self.phase is _READY or self.phase is _STARTING)
-            and self.doom is None
-            and not self.is_full
-            and len(self.outstanding) < self.most_outstanding
-        )
+        return self.places > 0
+
+    @property
+    def places(self) -> int:
+        """How many more jobs may be sent to it now; none if this is not positive."""
+        if self.doom is not None or self.is_full or (self.phase is not _READY and self.phase is not _STARTING):
+            return 0
+        return self.most_outstanding - len(self.outstanding)
 
     @property
     def most_outstanding(self) -> int:

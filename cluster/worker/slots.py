@@ -125,16 +125,14 @@ class Slots:
         if self.backlog:
             return 0
         typical = self.durations.typical
-        if self.config.threads:
-            return sum(slot.most_outstanding - len(slot.outstanding) for slot in self.all if slot.is_open)
-        return sum(
-            min(
-                prefetch.room(len(slot.outstanding), slot.load_seconds, typical),
-                slot.most_outstanding - len(slot.outstanding),
-            )
-            for slot in self.all
-            if slot.is_open
-        )
+        room = 0
+        for slot in self.all:  # a plain loop: this is asked in every turn that has work
+            places = slot.places
+            if places > 0 and not slot.threads:
+                places = min(places, prefetch.room(len(slot.outstanding), slot.load_seconds, typical))
+            if places > 0:
+                room += places
+        return room
 
     def has_hungry(self) -> bool:
         """Some child is idle, or soon will be."""

@@ -11,8 +11,9 @@ Nursery and children may be ordered before there is a desk (`prepare`): they tak
 
 A turn: take in everything that children and nursery have said; do what is due (`watch`); tell the desk, in one call of
 each kind (`outbox`); look at the lease, once in a while; ask for as much as the slots have room for; deal that out. While
-every child has many short jobs before it, the next turn waits a moment, so that results gather. It runs no user code and
-unpickles nothing. The board in the master is the authority on every lease; this thread is the authority on which child has
+every child has many short jobs before it, the next turn waits a moment, so that results gather. Whoever shares the process
+may be lent this thread for an errand at the beginning of each turn: what that submits is dealt out in the same one. It runs
+no user code and unpickles nothing. The board in the master is the authority on every lease; this thread is the authority on which child has
 which job. All state below belongs to this thread; other threads set flags and ring the eventfd, and read counters.
 
 Who dies, and what follows:
@@ -31,6 +32,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from cluster.core.records import Ending, Stop, WorkerId
 from cluster.errors import Refused
@@ -71,6 +73,10 @@ MAX_STOP_SECONDS = 30.0
 log = logging.getLogger("cluster.worker")
 
 
+def _nothing() -> None:
+    pass
+
+
 class Supervisor:
     """A worker. `start`, `drain`, `stop` and the questions may be called from any thread, at any time, repeatedly."""
 
@@ -92,6 +98,8 @@ class Supervisor:
 
         self._bell = Bell()
         self._is_rung = False  # a thousand wakes cost one write
+        self._errand: Callable[[], None] = _nothing
+        self._after_errand: Callable[[], None] = _nothing
         self._thread: threading.Thread | None = None
         self._thread_id = 0
         self._owner = os.getpid()
@@ -182,6 +190,19 @@ class Supervisor:
         if threading.get_ident() != self._thread_id:
             self._bell.ring()
 
+    def lend(self, errand: Callable[[], None], afterwards: Callable[[], None] = _nothing) -> Callable[[], None]:
+        """Have this thread run an errand at the beginning of each turn: short, never blocking, never raising.
+
+        Args:
+            errand: what is to be done.
+            afterwards: what may wait until that turn's jobs are on their way; called after each errand.
+
+        Returns:
+            Begins a turn soon. To be called from any thread; nothing happens once the supervisor has stopped.
+        """
+        self._errand, self._after_errand = errand, afterwards
+        return self._bell.ring
+
     def beat_every(self, seconds: float) -> None:
         """Send heartbeats as often as the master wants them. From any thread."""
         self._interval_seconds = seconds
@@ -221,6 +242,8 @@ class Supervisor:
             except Exception:
                 log.exception("worker %s goes on after an error", self._id)
                 self._pause()
+            finally:
+                self._after_errand()
         try:
             self._shut_down()
         except Exception:
@@ -256,6 +279,7 @@ class Supervisor:
                 slots.receive(slot, now)
             elif descriptor != bell and self._nursery_at == NEVER:  # else of a child that has just gone with it
                 self._hear_nursery(now)
+        self._errand()
         if self._held_up:
             self._held_up = stopping.obey(slots, self._held_up, now)
         if now >= self._nursery_at:
@@ -270,7 +294,7 @@ class Supervisor:
         self._take_work(now)
         if self._is_draining:
             self._check_drained()
-        elif (pause := slots.slack()) > 0.0:
+        elif self._config.max_slack_seconds and (pause := slots.slack()) > 0.0:
             time.sleep(pause)
 
     def _patience(self) -> float:
@@ -284,27 +308,32 @@ class Supervisor:
     def _take_work(self, now: float) -> None:
         slots = self._slots
         is_rung, self._is_rung = self._is_rung, False
-        room = 0 if self._is_draining else slots.room()
-        if room and self._host_memory.is_short:
-            room = self._host_memory.most_jobs(room, slots.all)
-        if is_rung or (room and self._has_more and slots.has_hungry()):
-            answer = self._desk.poll(self._id, room)
-            if room:
-                self._has_more = len(answer.leases) >= room
-            elif not self._is_draining:
-                self._has_more = True  # the ring may have been for work that there was no room for
-            slots.backlog.extend(answer.leases)
-            self._leased += len(answer.leases)
-            if answer.stops:
-                self._held_up += stopping.obey(slots, answer.stops, now)
-                self._outbox.flush(self._desk, self._id)
+        if is_rung or (self._has_more and not self._is_draining and slots.has_hungry()):
+            room = 0 if self._is_draining else slots.room()
+            if room and self._host_memory.is_short:
+                room = self._host_memory.most_jobs(room, slots.all)
+            if room or is_rung:
+                self._poll(room, now)
         if slots.backlog:
-            if self._leased > FEW_JOBS and not self._has_best_courier:
-                self._get_best_courier()
             if self._is_draining:
                 stopping.give_back_waiting(slots)
             dealing.deal(slots, now)
             self._check_at = min(self._check_at, now + watch.QUEUE_LOOK_SECONDS)
+
+    def _poll(self, room: int, now: float) -> None:
+        slots = self._slots
+        answer = self._desk.poll(self._id, room)
+        if room:
+            self._has_more = len(answer.leases) >= room
+        elif not self._is_draining:
+            self._has_more = True  # the ring may have been for work that there was no room for
+        slots.backlog.extend(answer.leases)
+        self._leased += len(answer.leases)
+        if self._leased > FEW_JOBS and not self._has_best_courier:
+            self._get_best_courier()
+        if answer.stops:
+            self._held_up += stopping.obey(slots, answer.stops, now)
+            self._outbox.flush(self._desk, self._id)
 
     def _beat(self, now: float) -> None:
         self._deaths.look_at_oom_kills()
@@ -414,6 +443,8 @@ class Supervisor:
         while not self._is_stopping and (rest := deadline - time.monotonic()) > 0:
             if poll.poll(rest * 1000):
                 self._bell.answer()
+                self._errand()
+                self._after_errand()
         self._is_rung = True  # whatever was rung for, it is looked at now
 
     def _shut_down(self) -> None:

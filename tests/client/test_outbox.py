@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.client.gate import Gate
 from cluster.client.job import Job
-from cluster.client.outbox import Outbox
+from cluster.client.outbox import Lend, Outbox
 from cluster.core.records import FunctionBlob, JobSpec
 
 DEADLINE_SECONDS = 10.0
@@ -19,7 +19,7 @@ A_JOB: Job[Any] = Job.__new__(Job)  # the outbox only puts it into the books
 class Recorder:
     """Takes batches; while `may_return` is clear, a call of `send` doesn't return."""
 
-    def __init__(self) -> None:
+    def __init__(self, lend: Lend | None = None) -> None:
         self.lock = Gate()
         self.batches: list[list[str]] = []
         self.threads: list[str] = []
@@ -29,7 +29,7 @@ class Recorder:
         self.may_return.set()
         self.has_sent = threading.Condition()
         self.inside = 0
-        self.outbox = Outbox(self.lock, {}, self.send)
+        self.outbox = Outbox(self.lock, {}, self.send, lend)
 
     def send(self, specs: list[JobSpec], functions: tuple[FunctionBlob, ...]) -> None:
         self.inside += 1
@@ -193,3 +193,99 @@ def test_closing_ends_the_sender() -> None:
     recorder.outbox.close()
 
     assert not recorder.outbox._sender.is_alive()
+
+
+class Lender:
+    """A thread of somebody else's, lent: it does its errand whenever it was rung for."""
+
+    def __init__(self) -> None:
+        self.errand: Callable[[], None] | None = None
+        self.rings = 0
+        self.recorder = Recorder(self.lend)
+
+    def lend(self, errand: Callable[[], None]) -> Callable[[], None]:
+        self.errand = errand
+        return self.ring
+
+    def ring(self) -> None:
+        self.rings += 1
+
+    def wake_up(self) -> None:
+        assert self.errand is not None
+        in_thread(self.errand)
+
+
+def test_a_lent_thread_sends_when_it_wakes_up_and_is_rung_for_once() -> None:
+    lender = Lender()
+    for name in "abc":
+        lender.recorder.put(name)
+    lender.recorder.outbox.pass_on()
+    assert (lender.rings, lender.recorder.batches) == (1, [])
+
+    lender.wake_up()
+
+    assert lender.recorder.batches == [["a", "b", "c"]]
+    assert "cluster-sender" not in lender.recorder.threads
+    lender.recorder.outbox.close()
+
+
+def test_a_lent_thread_that_has_looked_is_rung_for_again() -> None:
+    lender = Lender()
+    lender.wake_up()
+    lender.wake_up()
+    for count, name in enumerate("abc", start=1):
+        lender.recorder.put(name)
+        assert lender.rings == count
+        lender.wake_up()
+
+    assert lender.recorder.batches == [["a"], ["b"], ["c"]]
+    lender.recorder.outbox.close()
+
+
+def test_what_is_put_in_while_the_lent_thread_is_rung_for_is_rung_for_too() -> None:
+    lender = Lender()
+
+    def wake_up_at_once() -> None:
+        lender.rings += 1
+        lender.wake_up()
+
+    lender.recorder.outbox._ring_lent = wake_up_at_once  # it is that quick
+    for name in "abc":
+        lender.recorder.put(name)
+
+    assert lender.recorder.batches == [["a"], ["b"], ["c"]]
+    lender.recorder.outbox.close()
+
+
+def test_what_needs_the_store_is_left_to_the_sender_in_order() -> None:
+    lender = Lender()
+    recorder = lender.recorder
+    recorder.put("a")
+    with recorder.lock:
+        recorder.outbox.put(A_JOB, JobSpec("b", b"d", b"", after=("a",)), BLOB)
+    recorder.outbox.look_after()
+    recorder.put("c")
+
+    lender.wake_up()
+
+    recorder.wait_sent(3)
+    assert (recorder.sent(), set(recorder.threads)) == (["a", "b", "c"], {"cluster-sender"})
+    with recorder.lock:
+        recorder.outbox.put(A_JOB, JobSpec("d", b"d", b"", key="k"), BLOB)
+    lender.wake_up()
+    recorder.wait_sent(4)
+    recorder.put("e")
+    lender.wake_up()
+    assert recorder.batches[-1] == ["e"], "the next batch is the lent thread's again"
+    assert recorder.threads[-1] != "cluster-sender"
+    recorder.outbox.close()
+
+
+def test_the_sender_is_there_though_the_lent_thread_is_stuck() -> None:
+    lender = Lender()
+    lender.recorder.put("a")
+
+    lender.recorder.outbox.pass_all()
+
+    assert lender.recorder.threads == ["cluster-sender"]
+    lender.recorder.outbox.close()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import psutil
 import pytest
 
 import cluster
+from cluster.core.records import FunctionBlob, JobSpec
 from cluster.core.states import JobState
 from cluster.embedded import local as local_module
 from cluster.errors import Refused
+from cluster.master.jobs_desk import JobsDesk
 from cluster.worker.nursery_start import Interpreter, start_interpreter
 from tests.acceptance import tasks
 from tests.acceptance.programs import is_gone, python, wait_until
@@ -425,3 +428,34 @@ def itself_or_nothing(number: int) -> int:
     if number % 7 == 0:
         raise ValueError(number)
     return number
+
+
+def test_a_long_job_s_submission_is_told_at_once_though_it_starts_before_it_is_committed(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    with cluster.local(slots=1) as c:
+        for _ in range(3):
+            job = c.submit(gate.pass_through)
+
+            assert job.accepted(timeout=20) is job
+
+        assert not job.done()
+        gate.release(3)
+
+
+def test_the_main_thread_s_jobs_are_submitted_by_the_thread_that_hands_them_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[str] = []
+    submit = JobsDesk.submit
+
+    def noting(desk: JobsDesk, session: int, jobs: Sequence[JobSpec], functions: Sequence[FunctionBlob]) -> None:
+        found.extend([threading.current_thread().name] * len(jobs))
+        submit(desk, session, jobs, functions)
+
+    monkeypatch.setattr(JobsDesk, "submit", noting)
+    with cluster.local(slots=1) as c:
+        first = c.submit(abs, (-1,))
+        assert first.result(timeout=20) == 1
+        assert c.submit(abs, (first,)).result(timeout=20) == 1
+
+    assert found == ["cluster-supervisor", "cluster-sender"], "a dependency may make the desk read its store"

@@ -534,6 +534,48 @@ def test_in_a_store_that_takes_no_time_a_lease_waits_for_what_is_decided_next() 
     assert bench.store.groups == [[leased(1), ended(1)]]
 
 
+def test_in_a_store_that_takes_no_time_admissions_can_be_held_back() -> None:
+    bench = Bench(HandStore(is_instant=True))
+    bench.committer.hold_back()
+    bench.append(admitted(1))
+    bench.append(leased(1))
+    bench.committer.kick()
+    assert (bench.store.groups, bench.listener.durable) == ([], [])
+
+    bench.committer.let_go()
+
+    assert bench.store.groups == [[admitted(1), leased(1)]]
+    assert admitted(1) in bench.listener.durable
+    bench.append(admitted(2))
+    bench.committer.kick()
+    assert bench.store.groups[1:] == [[admitted(2)]], "from then on they wait for nothing again"
+    bench.append(leased(2))
+    bench.committer.let_go()
+    assert len(bench.store.groups) == 2, "a lease still waits for what is decided next"
+
+
+def test_an_outcome_takes_along_what_is_held_back() -> None:
+    bench = Bench(HandStore(is_instant=True))
+    bench.committer.hold_back()
+    bench.append(admitted(1))
+    bench.append(ended(1))
+    bench.committer.kick()
+    assert bench.store.groups == [[admitted(1), ended(1)]]
+
+    bench.committer.let_go()
+
+    assert len(bench.store.groups) == 1
+
+
+def test_in_a_store_that_takes_time_nothing_is_held_back(running: Bench, waits: Waits) -> None:
+    del waits
+    running.committer.hold_back()
+    durable = running.commit(admitted(1))
+
+    assert durable.wait(DEADLINE_SECONDS)
+    running.committer.let_go()
+
+
 def test_while_one_group_is_written_the_next_one_gathers(running: Bench) -> None:
     running.store.gate.clear()
     running.commit(admitted(1))

@@ -382,3 +382,53 @@ def test_a_refused_registration_is_tried_again(caplog: pytest.LogCaptureFixture)
     with a_worker(slots=1, desk=desk):
         assert desk.result_of(desk.put(abs, -1)) == 1
     assert "not yet" in caplog.text
+
+
+class Errands:
+    """What a supervisor's thread is lent for."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.said: list[tuple[str, str]] = []
+        self.has_changed = threading.Condition()
+        self.ring = supervisor.lend(lambda: self.note("errand"), lambda: self.note("after"))
+
+    def note(self, what: str) -> None:
+        with self.has_changed:
+            self.said.append((what, threading.current_thread().name))
+            self.has_changed.notify_all()
+
+    def ring_and_wait(self) -> None:
+        """Until an errand, and what comes after it, was done since the ring."""
+        seen = len(self.said)
+        self.ring()
+        with self.has_changed:
+            assert self.has_changed.wait_for(
+                lambda: self.kinds(seen)[-1:] == ["after"] and "errand" in self.kinds(seen), 20
+            )
+
+    def kinds(self, first: int) -> list[str]:
+        return [what for what, _ in self.said[first:]]
+
+
+def test_a_lent_thread_does_its_errand_each_time_that_it_is_rung_for() -> None:
+    with a_worker(slots=1) as (_, supervisor):
+        errands = Errands(supervisor)
+        for _ in range(5):
+            errands.ring_and_wait()
+
+        kinds = [what for what, _ in errands.said]
+        assert {thread for _, thread in errands.said} == {"cluster-supervisor"}
+        while kinds[0] == "after":  # of a turn that had begun before
+            del kinds[0]
+        assert kinds[: len(kinds) // 2 * 2] == ["errand", "after"] * (len(kinds) // 2)
+
+
+def test_a_thread_whose_desk_fails_still_does_its_errands_and_what_comes_after_them() -> None:
+    desk = ClumsyDesk()
+    with a_worker(slots=1, desk=desk) as (_, supervisor):
+        errands = Errands(supervisor)
+        fence = desk.put(abs, -3)
+        for _ in range(5):
+            errands.ring_and_wait()
+
+        assert desk.result_of(fence) == 3
