@@ -267,9 +267,12 @@ def test_a_connection_cut_while_nothing_was_asked_is_made_anew(rig: Rig) -> None
     rig.desk.report("w#1", [done(1)])
     rig.supervisor.turn_until(lambda _: rig.desk._untold.is_empty)
     rig.wait_lent()
+    listens = rig.served.listens
 
     rig.relay.cut()
     rig.supervisor.turn_until(lambda _: not rig.line.strands[1].is_lent)  # its thread has to see to that
+    # By then the telling thread, which had less to do, waits for a reason to speak.
+    rig.supervisor.turn_until(lambda _: rig.served.listens > listens + 1)
     rig.desk.report("w#1", [Report(1, Ending.SUCCEEDED, b"2")])
 
     rig.supervisor.turn_until(lambda _: len(rig.served.told) > 1)
