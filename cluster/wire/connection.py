@@ -155,6 +155,37 @@ class ClusterConnection(_Base):
             except BlockingIOError:
                 raise TimeoutError("the other side reads nothing") from None
 
+    @property
+    def is_all_sent(self) -> bool:
+        """Nothing is left to `send_left`, not even a failure."""
+        return self._send_failure is None and not self._unsent
+
+    @property
+    def has_begun_to_receive(self) -> bool:
+        """A part of a frame has been read, and is kept for `receive_frame`."""
+        return bool(self._left)
+
+    def receive_at_once(self) -> memoryview | None:
+        """The next frame's body, if all of it is here; else None, and what is here is kept for `receive_frame`.
+
+        Never waits. Raises `EOFError` at the end of the stream, or another `OSError`.
+        """
+        if self._left:
+            return None
+        try:
+            if isinstance(self._line, TlsStream):
+                data = self._line.receive_at_once(_READ_BYTES)
+            else:
+                data = self._line.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        if not data:
+            raise EOFError("the other side closed the connection")
+        if len(data) >= _HEADER_BYTES and len(data) == int.from_bytes(data[:_HEADER_BYTES], "big") + _HEADER_BYTES:
+            return memoryview(data)[_HEADER_BYTES:]
+        self._left = data
+        return None
+
     def receive_frame(self, timeout: float | None = None) -> memoryview:
         """The next frame's body, whole within `timeout` seconds; None: it may begin at any time.
 

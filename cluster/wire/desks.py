@@ -123,6 +123,19 @@ class JobsDesk(Protocol):
         """Undo `pause`."""
 
 
+class Line(Protocol):
+    """How a desk's calls are carried on by its supervisor's thread, which watches it for input and never waits for it."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to `hear`. Called by that thread, once."""
+
+    def hear(self) -> None:
+        """Take in what has arrived."""
+
+    def speak(self) -> None:
+        """Say what there is to say."""
+
+
 class WorkDesk(Protocol):
     """What workers may ask. Only leases of the calling worker can be touched."""
 

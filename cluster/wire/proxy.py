@@ -40,6 +40,7 @@ from cluster.wire import codec, handshake
 from cluster.wire.address import Address
 from cluster.wire.codec import Answer
 from cluster.wire.connection import MAX_FRAME_BYTES, ClusterConnection
+from cluster.wire.flight import Flight
 from cluster.wire.handshake import Greeting
 from cluster.wire.keys import Key, Role
 from cluster.wire.listener import DIAL_SECONDS, SERIALIZER, dial
@@ -134,6 +135,39 @@ class DeskProxy(BaseProxy):
                 give_up = started + self._patience_seconds if isinstance(error, TimeoutError) else None
                 answer = self._patiently(request, frame, timeout, give_up)
         return codec.read_answer(answer, self.desk, method)
+
+    def begin(self, connection: ClusterConnection, method: str, said: Struct, timeout: float) -> Flight:
+        """Send a call as far as that needs no waiting, on a connection that is in no thread's hands.
+
+        Raises `Refused` if the call is too long to be sent, and then nothing of it was.
+        """
+        request = f"{self._prefix}{next(self._numbers)}"
+        frame = codec.encode_request(request, self.desk, method, said)
+        connection.send_at_once(frame)
+        return Flight(self, connection, method, request, frame, timeout, time.monotonic())
+
+    def take(self) -> ClusterConnection | None:
+        """Take the connection out of this thread's hands, if it has one."""
+        connection: ClusterConnection | None = self._tls.__dict__.pop("connection", None)
+        return connection
+
+    def land(self, connection: ClusterConnection) -> None:
+        """Give it to this thread, for its calls; none is on its way on it."""
+        self._tls.connection = connection
+
+    def finish(self, flight: Flight) -> Answer:
+        """Wait for a flight's answer, on its connection or on new ones. Raises `MasterUnavailable`."""
+        try:
+            answer = flight.receive()
+        except (OSError, EOFError) as error:
+            flight.connection.close()
+            give_up = flight.started + self._patience_seconds if isinstance(error, TimeoutError) else None
+            return self._patiently(flight.request, flight.frame, flight.timeout, give_up)
+        except BaseException:
+            flight.connection.close()
+            raise
+        self._tls.connection = flight.connection
+        return answer
 
     def _round_trip(self, connection: ClusterConnection, request: str, frame: bytes, timeout: float) -> Answer:
         """Send and receive; keep the connection only if both were done whole."""

@@ -8,6 +8,7 @@
 The supervisor is never kept waiting: what it says is kept here until the master has committed it, and what it asks for
 is what has arrived. Two threads, each with a connection of its own, carry out one script each (`scripts`), which is all
 that they do; everything that they share with the supervisor is guarded by `_changed`, which is never held during a call.
+While such a thread would only wait, it lends its script to the supervisor's (`lending`): on a job's way no other thread wakes.
 
 `_held` has every lease that came, from its arrival until the master has taken its end. So after a master's restart this
 desk registers again by itself, under the same id and with those fences: what the master knows it adopts, fence and all,
@@ -30,11 +31,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from cluster.core.records import Digest, Ending, Fence, FunctionBlob, Lease, Report, Stop, WorkerId
 from cluster.errors import ClusterError, MasterUnavailable, Refused
 from cluster.wire.calls import FetchFunction, Heartbeat, Register, Tell, Welcome, Work, WorkerArgs, WorkListen
+from cluster.wire.lending import Lender, Strand, WorkLine
 from cluster.wire.messages import Health, Hello, Poll, Progress
 from cluster.wire.scripts import Ask, Caller, Rest, Script, perform
 from cluster.wire.untold import Untold
@@ -73,7 +76,10 @@ class RemoteWorkDesk:
         self._caller = caller
         self._on_welcome = on_welcome
         self._mono = mono
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._line: WorkLine | None = None
+        self._lock = lock
         self._is_closed = False
         self._threads: list[threading.Thread] = []
 
@@ -120,7 +126,7 @@ class RemoteWorkDesk:
             self._credit = self._told_credit = self._received = 0
             self._untold = Untold()
             self._health = None
-            self._changed.notify_all()
+            self._notify()
         if not self._threads and not self._is_closed:
             self._start()
 
@@ -135,7 +141,7 @@ class RemoteWorkDesk:
             if self._received + room != self._credit:
                 self._credit = self._received + room
                 self._credit_turn += 1
-                self._changed.notify_all()
+                self._notify()
         return Poll(tuple(leases), tuple(stops))
 
     def fetch_function(self, digest: Digest) -> FunctionBlob:
@@ -175,9 +181,22 @@ class RemoteWorkDesk:
 
     def leave(self, worker: WorkerId) -> None:
         """Wait, a bounded time, until all is told, and deregister; a master that can't be told finds out itself."""
+        if self._line is not None:
+            with self._changed:
+                self._line.let_go()  # it is the thread that would carry the scripts on which waits here
         perform(self.leaving(worker), self._ask, self._changed)
 
     # --- for whoever made this desk -----------------------------------------------------------------------------------
+
+    def line(self, lender: Lender) -> WorkLine:
+        """What the supervisor's thread carries the scripts on by; before the first registration, and once.
+
+        Args:
+            lender: the caller, as one whose calls need not be waited for.
+        """
+        self._line = WorkLine(self._lock)
+        self._line.strands = [Strand(script, lender, self._line) for script in (self.hearing(), self.telling())]
+        return self._line
 
     def wait_registered(self, timeout_seconds: float) -> bool:
         """Wait until the master has taken the worker in; False if that took too long."""
@@ -193,15 +212,22 @@ class RemoteWorkDesk:
         """Say and hear nothing more; returns when both threads are gone."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify_all()
+            self._notify()
+            if self._line is not None:
+                self._line.let_go()
         self._caller.close()
         for thread in self._threads:
             thread.join(MAX_JOIN_SECONDS)
+        if self._line is not None:
+            self._line.close()
 
     def _start(self) -> None:
-        for name, script in (("cluster-hearing", self.hearing()), ("cluster-telling", self.telling())):
-            run = (script, self._ask, self._changed)
-            thread = threading.Thread(target=perform, args=run, name=name, daemon=True)
+        if self._line is not None:
+            runs: list[Callable[[], None]] = [strand.run for strand in self._line.strands]
+        else:
+            runs = [partial(perform, script, self._ask, self._changed) for script in (self.hearing(), self.telling())]
+        for name, run in zip(("cluster-hearing", "cluster-telling"), runs, strict=True):
+            thread = threading.Thread(target=run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -291,7 +317,7 @@ class RemoteWorkDesk:
             self._credit, self._told_credit, self._received = max(0, self._credit - self._received), 0, 0
             self._renew(sent, welcome)
             self._drop(frozenset(welcome.drop))
-            self._changed.notify_all()
+            self._notify()
         self._on_welcome(welcome)
         self._wake()
 
@@ -374,7 +400,7 @@ class RemoteWorkDesk:
                 self._unready.popleft()
                 log.warning("job %s: its function can't be had: %s", lease.job, error)
                 self._untold.refuse(lease, f"its function can't be had from the master: {error}")
-                self._changed.notify_all()
+                self._notify()
 
     def _keep(self, blob: FunctionBlob) -> None:
         with self._changed:
@@ -429,9 +455,15 @@ class RemoteWorkDesk:
                 self._told_credit = said.credit
             self._held.difference_update(self._untold.told(said))
             self._trouble = ""
-            self._changed.notify_all()
+            self._notify()
 
     # --- what they share ----------------------------------------------------------------------------------------------
+
+    def _notify(self) -> None:
+        """With the lock held: something has changed that others may wait for."""
+        self._changed.notify_all()
+        if self._line is not None:
+            self._line.nudge()
 
     def _is_registered_as(self, worker: WorkerId) -> bool:
         return self._is_registered and self._hello is not None and self._hello.worker == worker
@@ -440,7 +472,7 @@ class RemoteWorkDesk:
         with self._changed:
             if self._hello is not None and self._hello.worker == worker:
                 add(self._untold)
-                self._changed.notify_all()
+                self._notify()
 
     def _check(self, worker: WorkerId) -> None:
         """Raise `Refused` if the worker must not go on under this id. `_changed` is held."""

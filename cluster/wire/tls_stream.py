@@ -61,9 +61,7 @@ class TlsStream:
 
     def send_at_once(self, data: memoryview) -> int:
         """As `send`, but no more than is taken without waiting, which may be nothing."""
-        if self._seconds != 0.0:
-            self._socket.settimeout(0.0)
-            self._seconds = 0.0
+        self._wait_not_at_all()
         try:
             return self._socket.send(data)
         except OSError as error:
@@ -83,6 +81,18 @@ class TlsStream:
         self._wait_at_most(self.receive_seconds)
         return self._socket.recv(most)
 
+    def receive_at_once(self, most: int) -> bytes:
+        """What is here, a record's content at most; empty at the end. Raises `BlockingIOError` if nothing is."""
+        self._wait_not_at_all()
+        try:
+            return self._socket.recv(most)
+        except OSError as error:
+            import ssl
+
+            if isinstance(error, (ssl.SSLWantReadError, ssl.SSLWantWriteError)):
+                raise BlockingIOError from None
+            raise
+
     def recv_into(self, room: memoryview) -> int:
         """As `recv`."""
         self._wait_at_most(self.receive_seconds)
@@ -99,6 +109,11 @@ class TlsStream:
     def close(self) -> None:
         """Give the descriptor back."""
         self._socket.close()
+
+    def _wait_not_at_all(self) -> None:
+        if self._seconds != 0.0:
+            self._socket.settimeout(0.0)
+            self._seconds = 0.0
 
     def _wait_at_most(self, seconds: float | None) -> None:
         if seconds != self._seconds:

@@ -194,7 +194,7 @@ def _serve(config: WorkerProcessConfig, work: WorkerConfig) -> int:
     desk = RemoteWorkDesk(caller, on_welcome)
     supervisor = Supervisor(work)
     supervisors.append(supervisor)
-    supervisor.start(desk)
+    supervisor.start(desk, desk.line(caller))
     try:
         _be_ready(config, supervisor, desk, signals)
         signals.first.wait()

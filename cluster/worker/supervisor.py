@@ -9,11 +9,12 @@
 
 Nursery and children may be ordered before there is a desk (`prepare`): they take longer to be ready than most desks.
 
-A turn: take in everything that children and nursery have said; do what is due (`watch`); tell the desk, in one call of
-each kind (`outbox`); look at the lease, once in a while; ask for as much as the slots have room for; deal that out. While
-every child has many short jobs before it, the next turn waits a moment, so that results gather. Whoever shares the process
-may be lent this thread for an errand at the beginning of each turn: what that submits is dealt out in the same one. It runs
-no user code and unpickles nothing. The board in the master is the authority on every lease; this thread is the authority on which child has
+A turn: take in everything that children, nursery and a distant master (`Line`) have said; do what is due (`watch`); tell
+the desk, in one call of each kind (`outbox`); look at the lease, once in a while; ask for as much as the slots have room
+for; deal that out; have a distant master's desk say what there is to say. While every child has many short jobs before it,
+the next turn waits a moment, so that results gather. Whoever shares the process may be lent this thread for an errand at
+the beginning of each turn: what that submits is dealt out in the same one. It runs no user code and unpickles nothing. The
+board in the master is the authority on every lease; this thread is the authority on which child has
 which job. All state below belongs to this thread; other threads set flags and ring the eventfd, and read counters.
 
 Who dies, and what follows:
@@ -36,7 +37,7 @@ from collections.abc import Callable
 
 from cluster.core.records import Ending, Stop, WorkerId
 from cluster.errors import Refused
-from cluster.wire.desks import WorkDesk
+from cluster.wire.desks import Line, WorkDesk
 from cluster.wire.messages import Hello
 from cluster.worker import dealing, stopping, watch
 from cluster.worker.bell import Bell
@@ -83,6 +84,8 @@ class Supervisor:
     def __init__(self, config: WorkerConfig, interpreter: Interpreter | None = None) -> None:
         """Make one; an `interpreter` is its first nursery's, which was started already and is up the sooner for it."""
         self._desk: WorkDesk  # from `start` on
+        self._line: Line | None = None  # likewise
+        self._line_descriptor = -1
         self._config = config
         self._host = socket.gethostname()
         self._id = _new_id(config.name)
@@ -133,13 +136,18 @@ class Supervisor:
         with self._lock:
             self._prepare()
 
-    def start(self, desk: WorkDesk) -> None:
-        """Work for this desk, with a nursery and children that need not be ready yet; returns at once."""
+    def start(self, desk: WorkDesk, line: Line | None = None) -> None:
+        """Work for this desk, with a nursery and children that need not be ready yet; returns at once.
+
+        Args:
+            desk: the master's.
+            line: of a desk elsewhere, for the thread to carry on what is said to it.
+        """
         with self._lock:
             if self._thread is not None or self._is_closed:
                 raise RuntimeError(f"worker {self._config.name} was started before; make a new one")
             self._prepare()
-            self._desk = desk
+            self._desk, self._line = desk, line
             self._slots.blobs = Blobs(desk)
             self._thread = threading.Thread(target=self._run, name="cluster-supervisor", daemon=True)
             self._thread.start()
@@ -230,6 +238,9 @@ class Supervisor:
         self._thread_id = threading.get_ident()
         # Edge-triggered: each ring is told once, so that no turn needs to read it.
         self._slots.epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)
+        if self._line is not None:
+            self._line_descriptor = self._line.fileno()
+            self._slots.epoll.register(self._line_descriptor, select.EPOLLIN)
         self._heartbeat_at = time.monotonic() + min(FIRST_HEARTBEAT_SECONDS, self._interval_seconds)
         while not self._is_stopping:
             try:
@@ -277,6 +288,8 @@ class Supervisor:
             slot = slots.by_descriptor.get(descriptor)
             if slot is not None:
                 slots.receive(slot, now)
+            elif descriptor == self._line_descriptor and self._line is not None:
+                self._line.hear()
             elif descriptor != bell and self._nursery_at == NEVER:  # else of a child that has just gone with it
                 self._hear_nursery(now)
         self._errand()
@@ -292,9 +305,16 @@ class Supervisor:
         if now >= self._heartbeat_at:
             self._beat(now)
         self._take_work(now)
+        self._end_turn()
+
+    def _end_turn(self) -> None:
         if self._is_draining:
             self._check_drained()
-        elif self._config.max_slack_seconds and (pause := slots.slack()) > 0.0:
+        if self._line is not None:  # last: what was dealt is under way before the next is asked for
+            self._line.speak()
+        if self._is_draining or not self._config.max_slack_seconds:
+            return
+        if (pause := self._slots.slack()) > 0.0:
             time.sleep(pause)
 
     def _patience(self) -> float:
@@ -436,6 +456,8 @@ class Supervisor:
 
     def _pause(self) -> None:
         self._pause_seconds = min(max(2 * self._pause_seconds, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
+        if self._line is not None:
+            self._line.speak()  # the turn may have ended before it came to that
         deadline = time.monotonic() + self._pause_seconds
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)

@@ -35,7 +35,7 @@ class Lab:
         caller = connect_desk("work", address, Role.WORKER, load_key(self.keys / "worker.key"), patience_seconds=2.0)
         self._desk = RemoteWorkDesk(caller)
         self._supervisor = Supervisor(WorkerConfig(name="w", slots=1))
-        self._supervisor.start(self._desk)
+        self._supervisor.start(self._desk, self._desk.line(caller))
 
     def connect(self) -> cluster.Cluster:
         return cluster.connect(self.address, self.keys / "client.key", patience_seconds=5.0)
