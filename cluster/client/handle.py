@@ -168,7 +168,7 @@ class Cluster:
             raise TypeError("map needs at least one iterable: write c.map(func, items)")
         shape = {"chunksize": chunksize, "ordered": ordered, "errors": errors, "progress": progress}
         call = self._map_call(func, options, is_column=len(iterables) == 1, **shape)
-        inputs = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
+        inputs = iterables[0] if len(iterables) == 1 else zip(*iterables, strict=False)
         return start_map(self._session, call, inputs, _shortest(iterables))
 
     def starmap(
