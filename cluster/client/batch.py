@@ -34,6 +34,7 @@ from cluster.client.gate import Gate
 from cluster.client.job import MAX_CANCEL_SECONDS, EndWaiter, Job
 from cluster.client.options import Submission
 from cluster.client.session import Session
+from cluster.core import chunks
 from cluster.core.records import Certificate, Ending, FunctionBlob, JobId, JobInfo, Outcome
 from cluster.errors import Detached, JobCancelled, UnknownJob
 
@@ -127,14 +128,14 @@ class Batch(Generic[R]):
 
     @classmethod
     def attach(
-        cls, session: Session, batch_id: str, chunks: Sequence[JobInfo], *, ordered: bool, errors: Errors
+        cls, session: Session, batch_id: str, infos: Sequence[JobInfo], *, ordered: bool, errors: Errors
     ) -> Self:
         """A map by its id, with the chunks that were submitted."""
-        if not chunks:
+        if not infos:
             raise UnknownJob(batch_id)
         batch = cls(session, batch_id, ordered=ordered, errors=errors)
-        for chunk in chunks:  # listings are in order of admission, which is that of the input
-            batch.add(Piece(chunk.items, job=session.attach(chunk.id)))
+        for info in infos:  # listings are in order of admission, which is that of the input
+            batch.add(Piece(info.items, job=session.attach(info.id)))
         batch.end_of_input()
         return batch
 
@@ -199,6 +200,11 @@ class Batch(Generic[R]):
         with self._changed:
             self._total = total
 
+    def set_slots(self, sizer: ChunkSizer, slots: int) -> None:
+        """Tell how many slots there are; asked for when the first chunk is on its way, because it takes a round trip."""
+        with self._changed:
+            sizer.slots = max(1, slots)
+
     def wait_for_room(self, sizer: ChunkSizer) -> int:
         """Wait until another chunk may leave; its size, or 0 if none shall."""
         with self._changed:
@@ -249,16 +255,17 @@ class Batch(Generic[R]):
 
     def _on_ended(self, piece: Piece, sizer: ChunkSizer | None) -> None:
         """A chunk is done: in the deliverer's thread."""
-        now = time.monotonic()
+        journey_seconds = time.monotonic() - piece.sent
         outcome = piece.outcome()
-        failed = items.count_failed(outcome) if isinstance(outcome, Outcome) else piece.count
+        payload = outcome.payload if isinstance(outcome, Outcome) else b""
+        survey = chunks.survey(payload)
         with self._changed:
             if piece.job is None or self._pending.pop(piece.job.id, None) is None:
                 return
             self._pending_items -= piece.count
-            self._count(piece.count, failed)
+            self._count(piece.count, piece.count - survey.good)
             if sizer is not None:
-                sizer.on_ended(piece.count, piece.sent, now)
+                sizer.on_ended(piece.count, survey.seconds or journey_seconds, len(payload))
             if not self._ordered:
                 self._arrivals.append(piece)
             self._note_end()

@@ -1,54 +1,53 @@
-"""How many items of a map travel in one job: pure arithmetic, the time is handed in.
+"""How many items of a map travel in one job: pure arithmetic, what is measured is handed in.
 
-A chunk should take `TARGET_SECONDS`: long enough for its journey not to matter, short enough for balance, for progress
-and for little to be lost with a child. What an item takes is measured. Chunks wait for each other, so a chunk's time
-begins when a slot became free for it: with S slots, about when the S-th last chunk ended before it.
+A chunk should run for `TARGET_SECONDS`: long enough for its journey not to matter, short enough for balance, for progress
+and for little to be lost with a child. What its items took is told by the process that ran them, so the journey is not in
+it, and one item tells what thousands will take, as far as they are alike.
 
-The first round sends one item to each slot. Their times include the whole journey, so the estimate is too high and the
-next size too small, never the other way round; so a lower measurement is believed at once and a higher one by and by.
-If they took so little that it may all have been the journey, a second round of one chunk for each slot tells more: what
-it took longer than the probe is its items' time. (Not less than a part of all, for the probe's journey may have been the
-slower one: so a chunk may take `1 / LEAST_PART` of what it should.)
-No-ops are at full size after these two rounds, slow items never travel in company.
+    first round    one item to each slot: slow items never travel in company
+    second         what the first answer asks for, but at most `MAX_GROWTH` times as many items as it speaks of
+    from there on  what is asked for; near the end less, so that all slots end together
+
+A lower measurement is believed at once, for the first call of a function is slower than the others. A higher one is
+believed by and by, and the less, the shorter the chunk ran: a lone item's microsecond is no news of a million others.
 """
 
 from __future__ import annotations
-
-from collections import deque
 
 TARGET_SECONDS = 0.05
 # Near the end chunks get smaller, so that all slots end together: each is this part of what is left, for each slot. But
 # not so small that the journeys cost more.
 END_SHARE = 0.5
-LEAST_SECONDS = 0.002
+LEAST_SECONDS = 0.001
 MAX_ITEMS = 30_000
-MAX_BYTES = 1 << 20  # of pickled arguments
+MAX_BYTES = 1 << 20  # of pickled arguments, and of results
 # Chunks on their way, per slot: one runs, one waits in the worker, and two cover the way there.
 WINDOW_PER_SLOT = 4
-# Where chunks must be tiny there may be more of them, up to this much work for each slot.
+# Where chunks must be tiny there may be more of them, up to this much work for each slot, and so many bytes in all.
 WINDOW_SECONDS = 0.02
 MAX_WINDOW = 512
-MAX_GROWTH = 32  # from one measurement to the next: two outcomes that arrive together look like no time at all
-# A probe that took less may tell of its journey alone: through a disk and a network, that takes some milliseconds.
-ROUGH_SECONDS = 0.01
-LEAST_PART = 0.25  # of a second round's time, that is taken for its items' own
-_NEVER = float("inf")
-_SMOOTHING = 0.5  # weight of a measurement that is higher than what is known
+MAX_WINDOW_BYTES = 16 << 20
+# From a chunk that was measured to the next, in items: the first items of many inputs are the quickest ones.
+MAX_GROWTH = 1000
+MAX_SECONDS = 1e9  # the figure is a worker's, and may be any
+_SMOOTHING = 0.5  # weight of a measurement that is higher than what is known, of a chunk of full length
 
 
 class ChunkSizer:
-    """Sizes the chunks of one map. Not thread-safe; its batch's lock guards it."""
+    """Sizes the chunks of one map. Not thread-safe; its batch's lock guards it.
 
-    def __init__(self, slots: int, fixed: int | None) -> None:
-        self._slots = max(1, slots)
+    Attributes:
+        slots: of the cluster; 1 until that is known.
+    """
+
+    def __init__(self, fixed: int | None, slots: int = 1) -> None:
+        self.slots = max(1, slots)
         self._fixed = fixed
         self._item_seconds: float | None = None  # what an item takes on a slot; None until the first chunk ended
-        self._item_bytes = 0.0
-        self._ends: deque[float] = deque(maxlen=self._slots)
-        # When the first probe ended, and what it took, if it may have told of little but the journey; and when the first
-        # chunk of the second round did. What left before says less than what leaves after.
-        self._probed_at, self._probe_seconds = _NEVER, 0.0
-        self._settled_at = _NEVER
+        self._is_rough = False  # it may be far less
+        self._answers = 0  # so many of the first round's at most as there are slots
+        self._argument_bytes = 0.0  # of an item
+        self._result_bytes = 0.0
 
     def size(self, remaining: int | None) -> int:
         """Items for the next chunk.
@@ -63,54 +62,54 @@ class ChunkSizer:
         wanted = TARGET_SECONDS / self._item_seconds
         if remaining is not None:
             least = LEAST_SECONDS / self._item_seconds
-            wanted = min(wanted, max(least, remaining * END_SHARE / self._slots))
-        if self._item_bytes > 0:
-            wanted = min(wanted, MAX_BYTES / self._item_bytes)
+            wanted = min(wanted, max(least, remaining * END_SHARE / self.slots))
+        item_bytes = max(self._argument_bytes, self._result_bytes)
+        if item_bytes > 0:
+            wanted = min(wanted, MAX_BYTES / item_bytes)
         return max(1, min(int(wanted), MAX_ITEMS))
 
     def can_send(self, chunks: int, items: int) -> bool:
         """Whether another chunk may leave while so many are on their way.
 
-        In each of the first two rounds one chunk per slot is out: what they tell, everything follows from.
+        In the first round one per slot, and in the second if the first told little: what they tell, everything follows
+        from.
         """
-        if chunks < self._slots:
+        if chunks < self.slots:
             return True
-        if self._item_seconds is None or (self._settled_at == _NEVER and self._fixed is None):
+        if self._fixed is None and (self._item_seconds is None or (self._is_rough and self._answers <= self.slots)):
             return False
-        if chunks < self._slots * WINDOW_PER_SLOT:
+        if chunks < self.slots * WINDOW_PER_SLOT:
             return True
-        return chunks < MAX_WINDOW and items * self._item_seconds < WINDOW_SECONDS * self._slots
+        if self._item_seconds is None:
+            return False
+        item_bytes = max(self._argument_bytes, self._result_bytes)
+        return (
+            chunks < MAX_WINDOW
+            and items * self._item_seconds < WINDOW_SECONDS * self.slots
+            and items * item_bytes < MAX_WINDOW_BYTES
+        )
 
     def on_sent(self, items: int, size_bytes: int) -> None:
         """A chunk was pickled to so many bytes."""
-        self._item_bytes = size_bytes / items
+        self._argument_bytes = size_bytes / items
 
-    def on_ended(self, items: int, sent: float, ended: float) -> None:
+    def on_ended(self, items: int, seconds: float, size_bytes: int) -> None:
         """A chunk came back.
 
         Args:
             items: in the chunk.
-            sent: when it left, on the monotonic clock.
-            ended: when its outcome was here.
+            seconds: that running them took, by the clock of the process that did.
+            size_bytes: of what came back.
         """
-        begun = max(sent, self._ends[0]) if len(self._ends) == self._slots else sent
-        self._ends.append(ended)
-        seconds = max(ended - begun, 1e-6)
-        measured = seconds / items
+        self._answers += 1
+        self._result_bytes = size_bytes / items
+        seconds = min(max(seconds, 0.0), MAX_SECONDS)
+        # So that the next chunk is `MAX_GROWTH` times as large as this one at most.
+        least = TARGET_SECONDS / MAX_GROWTH
+        measured = max(seconds, least) / items
         known = self._item_seconds
-        if sent >= self._probed_at:
-            self._settled_at = min(self._settled_at, ended)
-        if known is None:
+        if known is None or measured < known:
             self._item_seconds = measured
-            if seconds < ROUGH_SECONDS:
-                self._probed_at, self._probe_seconds = ended, seconds
-            else:
-                self._settled_at = ended
-        elif sent < self._settled_at and seconds < ROUGH_SECONDS:
-            if sent >= self._probed_at:  # else a probe that ended later than another, and tells nothing new
-                own = max(seconds - self._probe_seconds, seconds * LEAST_PART) / items
-                self._item_seconds = min(known, own)
-        elif measured < known:
-            self._item_seconds = max(measured, known / MAX_GROWTH)
+            self._is_rough = seconds < least
         else:
-            self._item_seconds = known + _SMOOTHING * (measured - known)
+            self._item_seconds = known + _SMOOTHING * min(1.0, seconds / TARGET_SECONDS) * (measured - known)

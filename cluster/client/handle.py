@@ -169,7 +169,7 @@ class Cluster:
             raise TypeError("map needs at least one iterable: write c.map(func, items)")
         shape = {"chunksize": chunksize, "ordered": ordered, "errors": errors, "progress": progress}
         call = self._map_call(func, options, is_column=len(iterables) == 1, **shape)
-        inputs = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
+        inputs = iterables[0] if len(iterables) == 1 else zip(*iterables, strict=False)
         return self._start_map(call, inputs, iterables)
 
     def starmap(
@@ -372,7 +372,7 @@ class Cluster:
 
         return MapCall(function=self._functions.pickle(func), wanted=wanted, **shape)
 
-    def _start_map(self, call: MapCall, inputs: Iterator[Any], iterables: Iterable[Iterable[Any]]) -> Batch[Any]:
+    def _start_map(self, call: MapCall, inputs: Iterable[Any], iterables: Iterable[Iterable[Any]]) -> Batch[Any]:
         from cluster.client.feeder import start_map
 
         return start_map(self._session, call, inputs, _shortest(iterables))

@@ -12,7 +12,6 @@ from typing import Any
 from cluster.client import payload
 from cluster.core import chunks
 from cluster.core.records import Certificate, Outcome, Segment
-from cluster.core.states import JobState
 from cluster.errors import ClusterError, RemoteError
 
 
@@ -37,13 +36,6 @@ def gather(outcome: Outcome) -> tuple[list[Any] | None, BaseException | None]:
             return None, run
         results += run
     return results, None
-
-
-def count_failed(outcome: Outcome) -> int:
-    """How many of a chunk's items have no result."""
-    if outcome.state is JobState.COMPLETED:
-        return 0
-    return outcome.items - sum(part.count for part in chunks.decode(outcome.payload) if part.certificate is None)
 
 
 def _results(outcome: Outcome, segment: Segment) -> Iterator[list[Any] | BaseException]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from itertools import chain
 from operator import countOf
@@ -26,6 +26,7 @@ from typing import Any, Final
 import cloudpickle
 
 from cluster.client import unsendable
+from cluster.core.bounds import MAX_RANGE
 from cluster.core.records import Certificate, Ending, JobId, Outcome
 from cluster.core.states import JobState
 from cluster.errors import (
@@ -111,10 +112,11 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, tup
     return body, tuple(dict.fromkeys(jobs))
 
 
-def dump_items(items: list[Any], *, is_column: bool = False) -> tuple[bytes, tuple[JobId, ...]]:
+def dump_items(items: Sequence[Any], *, is_column: bool = False) -> tuple[bytes, tuple[JobId, ...]]:
     """The arguments of a chunk, and the ids of the Jobs inside, each once.
 
-    If all of it is plain data, a pickled list of argument tuples, or, of a column, a pickled tuple with the list in it.
+    If all of it is plain data, a pickled list of argument tuples, or, of a column, a pickled tuple with the items in it,
+    of which a range stays one unless it is a very long one.
     Else a pickled list of bytes, each a pickled argument tuple, so that an item whose loading kills the child can be told
     from its neighbours. Raises as `dump_call`, and names the item by its place in the chunk.
 
@@ -122,6 +124,8 @@ def dump_items(items: list[Any], *, is_column: bool = False) -> tuple[bytes, tup
         items: argument tuples.
         is_column: it is the one argument of each item instead. A tuple for each would take ten times as long to pickle.
     """
+    if is_column and type(items) is range:
+        return pickle.dumps((items if len(items) <= MAX_RANGE else list(items),), _PROTOCOL), ()
     if _are_all_plain(items if is_column else list(chain.from_iterable(items))):
         return pickle.dumps((items,) if is_column else items, _PROTOCOL), ()
     rows = [(item,) for item in items] if is_column else items
@@ -135,7 +139,7 @@ def dump_items(items: list[Any], *, is_column: bool = False) -> tuple[bytes, tup
     return pickle.dumps(bodies, _PROTOCOL), tuple(dict.fromkeys(jobs))
 
 
-def _are_all_plain(values: list[Any]) -> bool:
+def _are_all_plain(values: Sequence[Any]) -> bool:
     # Nearly always all are of one type, and to compare with that takes less than to look each up.
     kind = type(values[0]) if values else None
     return (kind in _PLAIN and countOf(map(type, values), kind) == len(values)) or _are_plain(map(type, values))

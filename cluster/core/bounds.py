@@ -28,6 +28,7 @@ MAX_WALL = 253_402_300_800.0  # the year 10000, where dates end
 # Of what a call brings at once. A client sends 2,000 jobs, watches 1,000, a worker reports 2,000; orders go in one piece.
 MAX_BATCH = 10_000
 MAX_ORDERS = 1_000_000
+MAX_RANGE = 1 << 15  # items of a chunk whose arguments are not there one by one, but as a range
 # Explanations are cut by the worker, well below this.
 MAX_LONG_TEXT = 1 << 20
 # A column of SQLite's, and what JSON's readers take for an integer at least.

@@ -191,6 +191,8 @@ class Segment(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True
     count: Count
     data: Payload
     certificate: Certificate | None = None
+    # What running its items took, without the way there and back; 0 if nobody knows. Items before a failed one are in its.
+    seconds: Figure = 0.0
 
 
 class Report(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from cluster.core.bounds import MAX_RANGE
 from cluster.core.digests import is_genuine
 from cluster.core.kinds import Kinds
 from cluster.core.printed import Piece
@@ -94,7 +95,7 @@ class ServedJobsDesk:
             return False
         self._require_genuine(peer, said)
         # The board counts a chunk's items one by one, so a number that nothing stands behind would be work without end.
-        hollow = next((spec for spec in said.jobs if spec.items > len(spec.args)), None)
+        hollow = next((spec for spec in said.jobs if spec.items > max(MAX_RANGE, len(spec.args))), None)
         if hollow is not None:
             raise Refused(
                 f"job {hollow.id} claims {hollow.items:,} items in {len(hollow.args):,} bytes; submit them too"

@@ -26,6 +26,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from cluster.log_lines import in_one_line  # here: when descriptors run out, nothing more can be loaded
+
 LOG = logging.getLogger("cluster.audit")
 
 QUIET_SECONDS = 10.0
@@ -165,8 +167,6 @@ class Audit:
 
 def inert(text: str) -> str:
     """A peer's text as it may stand in a log: cut, and in one line."""
-    from cluster.log_lines import in_one_line  # a program's first result needn't wait for it
-
     return in_one_line(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}[...]")
 
 

@@ -191,7 +191,7 @@ def _report(slot: Slot, lease: Lease, certificate: Certificate, printed: bytes) 
     # Of a chunk that told of its items, those that ended count; the one that ran is blamed, the others run again.
     segments = list(slot.segments)
     if slot.item >= 0:
-        segments.append(Segment(slot.item, 1, b"", certificate))
+        segments.append(Segment(slot.item, 1, b"", certificate, certificate.seconds))
     first_bad = next((segment.certificate for segment in segments if segment.certificate is not None), certificate)
     return Report(lease.fence, first_bad.ending, b"", first_bad, printed, tuple(segments), certificate.seconds)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pickle import dumps, loads
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import cloudpickle
@@ -24,7 +25,7 @@ from cluster.worker.functions import Functions
 
 # A chunk's arguments as its client pickled them (`client.payload.dump_items`): argument tuples; pickled argument tuples; or
 # a column, the one argument of each item.
-Items: TypeAlias = list[tuple[Any, ...]] | list[bytes] | tuple[list[Any]]
+Items: TypeAlias = list[tuple[Any, ...]] | list[bytes] | tuple[Sequence[Any]]
 
 # Exactly these types (no subclass) need none of cloudpickle's care, and are what most jobs return.
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None)})
@@ -141,6 +142,7 @@ def _run_range(function: Callable[..., Any], items: Items, first: int, end: int,
     while first < end:
         results: list[Any] = []
         stage = _CALL
+        begun = perf_counter()
         try:
             # Plain loops: in a generator or in `map`, a StopIteration of the function would mean something else.
             if is_column:
@@ -160,27 +162,29 @@ def _run_range(function: Callable[..., Any], items: Items, first: int, end: int,
                 raise IndexError(f"its chunk has no item {first + len(results)}")
         except BaseException as error:
             args = argument = None
+            seconds = perf_counter() - begun
             failed = first + len(results)
-            _close_run(first, results, segments)
-            segments.append(_failed(error, stage, failed))
+            _close_run(first, results, 0.0, segments)
+            segments.append(_failed(error, stage, failed, seconds))
             first = failed + 1
         else:
-            _close_run(first, results, segments)
+            # Not the pickling, which costs a lone item more than most functions do, and is bounded in bytes.
+            _close_run(first, results, perf_counter() - begun, segments)
             return
 
 
-def _close_run(first: int, results: list[Any], segments: list[Segment]) -> None:
+def _close_run(first: int, results: list[Any], seconds: float, segments: list[Segment]) -> None:
     """Pickle neighbouring results as one list; where that fails, one by one, so that only culprits fail."""
     if not results:
         return
     try:
-        segments.append(Segment(first, len(results), _dump_run(results)))
+        segments.append(Segment(first, len(results), _dump_run(results), None, seconds))
     except BaseException as error:
         if len(results) == 1:
-            segments.append(_failed(error, _RESULT, first))
+            segments.append(_failed(error, _RESULT, first, seconds))
             return
         for offset, result in enumerate(results):
-            _close_run(first + offset, [result], segments)
+            _close_run(first + offset, [result], seconds / len(results), segments)
 
 
 class _PlainPickler(pickle.Pickler):
@@ -200,10 +204,10 @@ def _dump_run(results: list[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _failed(error: BaseException, stage: tuple[Ending, str], item: int) -> Segment:
+def _failed(error: BaseException, stage: tuple[Ending, str], item: int, seconds: float) -> Segment:
     ending, what = stage
     data = pickle_exception(error) if ending is Ending.RAISED else b""
-    return Segment(item, 1, data, describe(error, ending, what, item))
+    return Segment(item, 1, data, describe(error, ending, what, item), seconds)
 
 
 def _too_large(size: int, max_result_bytes: int) -> Ended:

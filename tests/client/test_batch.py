@@ -4,12 +4,13 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from cluster.client.batch import Batch, Piece
+from cluster.client.chunking import WINDOW_PER_SLOT
 from cluster.client.handle import Cluster
 from cluster.client.job import Job
 from cluster.errors import Detached, JobCancelled, MasterUnavailable, UnknownJob
@@ -27,6 +28,34 @@ def test_results_come_in_order_of_the_input(c: Cluster) -> None:
 
     assert next(batch) == 0
     assert list(batch) == [n * n for n in range(1, 500)]
+
+
+@pytest.mark.parametrize("inputs", [range(400, -400, -1), list(range(500)), tuple(range(500)), iter(range(500))])
+def test_an_input_is_mapped_whole_whatever_its_kind(c: Cluster, inputs: Iterable[int]) -> None:
+    expected = [abs(n) for n in inputs] if not isinstance(inputs, Iterator) else list(range(500))
+
+    assert list(c.map(abs, inputs)) == expected
+
+
+class Doubles(list[int]):
+    def __iter__(self) -> Iterator[int]:
+        return (2 * n for n in range(len(self)))
+
+
+def test_a_list_that_iterates_in_its_own_way_is_iterated_over(c: Cluster) -> None:
+    assert list(c.map(abs, Doubles([7, 7, 7]))) == [0, 2, 4]
+
+
+def test_a_list_that_grows_while_it_is_mapped_is_mapped_whole(desk: InlineDesk, c: Cluster) -> None:
+    inputs = [1] * 100
+    desk.gate.clear()
+    batch = c.map(abs, inputs, chunksize=1)
+    desk.wait_for(lambda: len(desk.jobs) == WINDOW_PER_SLOT * desk.slots)
+
+    inputs += [2] * 5
+    desk.gate.set()
+
+    assert list(batch) == [1] * 100 + [2] * 5
 
 
 def test_unordered_results_are_all_there(c: Cluster) -> None:
@@ -297,7 +326,7 @@ def test_a_chunk_that_comes_after_the_cancel_is_not_taken(c: Cluster) -> None:
 def test_closing_the_handle_ends_a_map_with_detached(desk: InlineDesk, c: Cluster) -> None:
     desk.gate.clear()
     batch = c.map(abs, itertools.count(), chunksize=1)
-    desk.wait_for(lambda: len(desk.jobs) == desk.slots)
+    desk.wait_for(lambda: len(desk.jobs) == WINDOW_PER_SLOT * desk.slots)
 
     c.close(wait=False)
 

@@ -19,6 +19,7 @@ from cluster.client.payload import (
     rebuild_error,
     reduce_job,
 )
+from cluster.core.bounds import MAX_RANGE
 from cluster.core.records import Certificate, Ending, Outcome
 from cluster.core.states import JobState
 from cluster.errors import (
@@ -176,6 +177,15 @@ def test_plain_items_of_a_column_travel_as_one_list() -> None:
 
     assert pickle.loads(body) == ([1, "a", None],)
     assert jobs == ()
+
+
+def test_a_range_travels_as_one_if_the_master_takes_its_length_on_trust() -> None:
+    short, _ = dump_items(range(MAX_RANGE), is_column=True)
+    long, _ = dump_items(range(MAX_RANGE + 1), is_column=True)
+
+    assert pickle.loads(short) == (range(MAX_RANGE),)
+    assert len(short) < 100
+    assert pickle.loads(long) == (list(range(MAX_RANGE + 1)),)
 
 
 def test_other_items_of_a_column_travel_one_by_one_as_argument_tuples() -> None:

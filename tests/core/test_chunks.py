@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from cluster.core import chunks
@@ -286,3 +287,19 @@ def test_an_item_that_is_given_up_delays_no_other() -> None:
     judgement = take(progress, told(bad(0), bad(1, Ending.CRASHED), ending=Ending.RAISED), options)
 
     assert judgement == Judgement(is_done=False, delay_seconds=0.0)
+
+
+def test_a_survey_counts_the_results_and_adds_up_what_they_took() -> None:
+    crashed = Certificate(ending=Ending.CRASHED, reason="killed")
+    payload = chunks.encode([Segment(0, 3, b"abc", None, 0.5), Segment(3, 1, b"", crashed, 2.0), Segment(4, 2, b"de")])
+
+    assert chunks.survey(payload) == chunks.Survey(good=5, seconds=2.5)
+    assert chunks.survey(b"") == chunks.Survey(good=0, seconds=0.0)
+
+
+def test_segments_that_tell_no_time_are_still_read() -> None:
+    """As a store holds them that was written before there was one."""
+    payload = msgspec.msgpack.encode([[0, 2, b"ab", None]])
+
+    assert chunks.decode(payload) == (Segment(0, 2, b"ab"),)
+    assert chunks.survey(payload) == chunks.Survey(good=2, seconds=0.0)

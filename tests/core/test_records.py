@@ -54,7 +54,7 @@ NOTHING_SAID: list[tuple[type[Struct], dict[str, Any]]] = [
             "output_tail": "", "item": -1,
         },
     ),
-    (records.Segment, {"certificate": None}),
+    (records.Segment, {"certificate": None, "seconds": 0.0}),
     (records.Report, {"payload": b"", "certificate": None, "output": b"", "segments": (), "seconds": 0.0}),
     (records.Lease, {"inputs": (), "ranges": (), "careful": False, "memory": 0}),
     (records.Outcome, {"payload": b"", "certificate": None, "attempts": 0, "worker": "", "items": 0}),

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from cluster.core.bounds import MAX_RANGE
 from cluster.core.records import Options, RetryRule
 from cluster.core.states import JobState
 from cluster.errors import Refused, UnknownJob
@@ -211,6 +212,16 @@ def test_a_chunk_that_claims_more_items_than_it_brings_is_refused_with_its_batch
         served.desk.submit(PEER, calls.Submit(served.session, (honest, hollow), (), number=1))
     with pytest.raises(UnknownJob):
         served.desk.info(PEER, calls.JobArgs("a"))
+
+
+def test_a_chunk_of_a_range_brings_no_byte_for_each_item(served: Served) -> None:
+    full, longer = (structs.replace(spec(f"of-{items}"), items=items) for items in (MAX_RANGE, MAX_RANGE + 1))
+
+    assert served.desk.submit(PEER, calls.Submit(served.session, (full,), (TASK,), number=1))
+    with pytest.raises(Refused, match="claims 32,769 items in"):
+        served.desk.submit(PEER, calls.Submit(served.session, (longer,), (TASK,), number=2))
+
+    assert served.desk.info(PEER, calls.JobArgs(full.id)).items == MAX_RANGE
 
 
 def test_only_so_many_queues_are_paused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -356,6 +356,7 @@ def test_a_careful_chunk_blames_the_item_and_keeps_what_was_done(worker: tuple[R
         (s.first, s.count, s.certificate.ending if s.certificate else pickle.loads(s.data)) for s in report.segments
     ]
     assert told == [(0, 1, [0]), (1, 1, [1]), (2, 1, [2]), (3, 1, Ending.CRASHED)]
+    assert all(s.seconds > 0 for s in report.segments)
     assert report.ending is Ending.CRASHED
     assert report.certificate is not None
     assert report.certificate.item == 3

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import cloudpickle
@@ -14,6 +15,7 @@ from cluster.worker.functions import Functions
 from cluster.worker.running import Ended, run_call, run_carefully, run_chunk
 
 LIMIT = 1 << 20
+DEADLINE_SECONDS = 60.0
 
 
 def call(function: Any, *args: Any, payload: bytes | None = None, limit: int = LIMIT, **kwargs: Any) -> Ended:
@@ -305,6 +307,66 @@ def test_a_careful_chunk_tells_of_each_item() -> None:
     assert told == [0, (0, 1, [1]), 1, (1, 1, Ending.RAISED), 2, (2, 1, [0])]
     assert ended.ending is Ending.RAISED
     assert ended.segments == ()
+
+
+@pytest.mark.parametrize("run", [run_chunk, lambda f, t, _: run_telling(f, t)])
+@pytest.mark.parametrize("items", [[(0.02,), (0.01,)], ([0.02, 0.01],)])
+def test_what_the_items_took_is_told(run: Any, items: Any) -> None:
+    ended = chunk(busy, items, run, ranges=((0, 2),))
+
+    assert 0.03 <= sum(part.seconds for part in ended.segments) < DEADLINE_SECONDS
+
+
+def test_what_a_failed_item_took_is_told_too() -> None:
+    def fail(seconds: float) -> None:
+        busy(seconds)
+        raise ValueError
+
+    ended = chunk(fail, [(0.02,), (0.01,)])
+
+    assert [part.count for part in ended.segments] == [1, 1]
+    assert ended.segments[0].seconds >= 0.02
+    assert ended.segments[1].seconds >= 0.01
+
+
+def test_what_unpickling_the_function_took_is_no_item_s() -> None:
+    ended = chunk(SlowToLoad(), [(1,)])
+
+    assert shape(ended.segments) == [(0, 1, [1])]
+    assert ended.segments[0].seconds < SlowToLoad.seconds
+
+
+def busy(seconds: float) -> None:
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        pass
+
+
+class SlowToLoad:
+    seconds = 0.5
+
+    def __call__(self, x: int) -> int:
+        return x
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_slowly, ()
+
+
+def load_slowly() -> SlowToLoad:
+    busy(SlowToLoad.seconds)
+    return SlowToLoad()
+
+
+def run_telling(functions: Functions, task: Task) -> Ended:
+    told: list[Segment] = []
+    ended = run_carefully(functions, task, lambda item: None, told.append)
+    return Ended(ended.ending, segments=tuple(told))
+
+
+def test_a_range_is_run_as_its_numbers() -> None:
+    ended = chunk(lambda x: 10 // x, (range(3, -1, -1),), ranges=((0, 1), (2, 4)))
+
+    assert shape(ended.segments) == [(0, 1, [3]), (2, 1, [10]), (3, 1, Ending.RAISED)]
 
 
 def test_a_chunk_s_results_above_the_bound_are_named() -> None:
