@@ -55,6 +55,7 @@ class Record:
 class InlineDesk:
     def __init__(self, slots: int = 2) -> None:
         self.slots = slots
+        self.item_seconds = 0.0  # that each item of a chunk is said to have taken
         self.sinks: dict[int, Sink] = {}
         self.jobs: dict[JobId, Record] = {}
         self.functions: dict[Digest, FunctionBlob] = {}
@@ -374,7 +375,8 @@ class InlineDesk:
         for place, item in enumerate(items):
             arguments = pickle.loads(item) if isinstance(item, bytes) else item
             try:
-                segments.append(Segment(place, 1, cloudpickle.dumps([function(*arguments)])))
+                result = cloudpickle.dumps([function(*arguments)])
+                segments.append(Segment(place, 1, result, None, self.item_seconds))
             except BaseException as error:
                 certificate = certificate_of(error)
                 bad = bad or certificate

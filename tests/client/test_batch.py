@@ -207,6 +207,14 @@ def batch_jobs(desk: InlineDesk, batch: str) -> list[Any]:
         return jobs
 
 
+def test_a_chunk_is_sized_by_what_its_items_took_and_not_by_how_long_it_was_away(desk: InlineDesk, c: Cluster) -> None:
+    desk.item_seconds = 10.0
+
+    assert c.map(abs, range(30)).results() == list(range(30))
+
+    assert {record.spec.items for record in desk.jobs.values()} == {1}
+
+
 def test_an_endless_input_is_read_only_a_little_ahead(desk: InlineDesk, c: Cluster) -> None:
     desk.gate.clear()
     batch = c.map(abs, itertools.count())
