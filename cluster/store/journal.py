@@ -9,12 +9,11 @@ its next opening. Filing twice does no harm, since every record is written idemp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 import msgspec
 from msgspec import Raw
-from msgspec.msgpack import decode as decode_as
 
 from cluster.core.effects import (
     Admitted,
@@ -51,6 +50,9 @@ KINDS: tuple[type, ...] = (
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 _encode = msgspec.msgpack.Encoder().encode
 _decode_group = msgspec.msgpack.Decoder(list[tuple[int, Raw]]).decode
+_decoders: dict[int, Callable[[Raw], object]] = {
+    number: msgspec.msgpack.Decoder(kind).decode for number, kind in enumerate(KINDS)
+}
 
 
 def encode(records: Sequence[Record]) -> bytes:
@@ -63,10 +65,10 @@ def decode(body: bytes) -> list[Record]:
     """The records of a group, in their order. Raises one of `rows.UNREADABLE` at one that this version does not know."""
     found: list[Record] = []
     for number, raw in _decode_group(body):
-        if not 0 <= number < len(KINDS):
+        read = _decoders.get(number)
+        if read is None:
             raise ValueError(f"a record of kind {number}")
-        # What is needed for a kind is made at its first record (and kept by the kind): a new store has nothing to read.
-        found.append(cast("Record", decode_as(raw, type=KINDS[number])))
+        found.append(cast("Record", read(raw)))
     return found
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import MsgspecError, Raw, Struct
-from msgspec.msgpack import Decoder, decode
 
 from cluster.core.effects import LeasedJob, StoredJob
 from cluster.core.records import Certificate, Fence, FunctionBlob, JobId, JobSpec, Options, Outcome
@@ -100,8 +100,13 @@ class BadSealError(Exception):
         return f"{self.what} is not what this cluster wrote"
 
 
-# Of a record's class, `decode` makes what it needs at the first use, and keeps it: a new store has nothing to read.
-_decode_leases = Decoder(tuple[tuple[int, int, int, int], ...]).decode
+_decode_job = msgspec.msgpack.Decoder(JobBody).decode
+_decode_options = msgspec.msgpack.Decoder(Options).decode
+_decode_outcome = msgspec.msgpack.Decoder(OutcomeBody).decode
+_decode_attempt = msgspec.msgpack.Decoder(AttemptBody).decode
+_decode_function = msgspec.msgpack.Decoder(FunctionBody).decode
+_decode_leases = msgspec.msgpack.Decoder(tuple[tuple[int, int, int, int], ...]).decode
+_decode_marks = msgspec.msgpack.Decoder(Marks).decode
 
 
 class Reader:
@@ -165,7 +170,7 @@ class Reader:
         seq, job, key, function, body, digest, args, mac = row[:8]
         if not self._fits(mac, "jobs", seq, job, key, function, body, digest, b"" if digest is not None else args):
             raise BadSealError(f"job {job!r}", "jobs", str(job))
-        said = decode(body, type=JobBody)
+        said = _decode_job(body)
         spec = JobSpec(
             job, self._shared_digest(function), args or b"", self._shared_options(said.options),
             said.after, said.inputs, said.delay, said.at, said.expires_in,
@@ -178,7 +183,7 @@ class Reader:
         run, state, keep_until, body, digest, payload, mac = row
         said = (seq, job, run, state, keep_until, body, digest, b"" if digest is not None else payload)
         self._check(mac, f"the outcome of run {run} of job {job!r}", ("outcomes", *said), job)
-        said_of_outcome = decode(body, type=OutcomeBody)
+        said_of_outcome = _decode_outcome(body)
         return Outcome(
             job, run, JobState(state), said_of_outcome.ended, payload or b"", said_of_outcome.certificate,
             said_of_outcome.attempts, said_of_outcome.worker, said_of_outcome.items,
@@ -199,7 +204,7 @@ class Reader:
         digest, body, code_digest, code, mac = row
         said = (digest, body, code_digest, b"" if code_digest is not None else code)
         self._check(mac, function_name(digest), ("functions", *said))
-        about = decode(body, type=FunctionBody)
+        about = _decode_function(body)
         return FunctionBlob(digest, code, about.python, about.pickler, about.name, about.reusable)
 
     def whole_function(self, row: Sequence[Any]) -> FunctionBlob:
@@ -242,7 +247,7 @@ class Reader:
     def _attempt(self, seq: int, job: JobId, row: Sequence[Any]) -> AttemptBody:
         run, fence, body, mac = row
         self._check(mac, f"a failed attempt of job {job!r}", ("attempts", seq, job, run, fence, body), job)
-        return decode(body, type=AttemptBody)
+        return _decode_attempt(body)
 
     def _check(self, mac: object, what: str, said: tuple[Any, ...], job: object = "") -> None:
         if not self._fits(mac, *said):
@@ -261,14 +266,14 @@ class Reader:
         if found is None:
             if len(self._options) > MAX_SHARED:
                 self._options.clear()
-            found = self._options[raw] = decode(raw, type=Options)
+            found = self._options[raw] = _decode_options(raw)
         return found
 
 
 def ended_at(body: bytes) -> float:
     """When a run ended, by the body of its outcome; never, of one that can't be read and is named elsewhere."""
     try:
-        return decode(body, type=OutcomeBody).ended
+        return _decode_outcome(body).ended
     except (*UNREADABLE, TypeError):  # TypeError: its seal was not looked at, so it may be a number, or nothing
         return float("inf")
 
@@ -280,7 +285,7 @@ def function_name(digest: object) -> str:
 
 def marks_from(body: bytes | None) -> Marks:
     """The marks of an opening."""
-    return Marks(1, 0) if body is None else decode(body, type=Marks)
+    return Marks(1, 0) if body is None else _decode_marks(body)
 
 
 def _attempts(failed: int, lease: Fence, outcome: Outcome | None) -> int:
