@@ -136,18 +136,20 @@ class Outbox:
     def close(self) -> None:
         """End the sender. Nothing may be put in any more."""
         self._is_closed = True
+        self._ring_lent = None  # it holds what belongs to the lender, a descriptor perhaps
         self._bell.ring()
         if threading.current_thread() is not self._sender:
             self._sender.join()
 
     def _ring(self) -> None:
         """Wake whoever sends for others, unless that one is about to look anyway."""
-        if self._ring_lent is None:
+        ring_lent = self._ring_lent
+        if ring_lent is None:
             self._bell.ring()
             return
         laps = self._laps
         if self._rung_in != laps:
-            self._ring_lent()
+            ring_lent()
             self._rung_in = laps  # afterwards: if Ctrl-C comes between, it is rung once more than needed
 
     def _look(self) -> None:

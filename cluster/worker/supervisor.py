@@ -188,6 +188,7 @@ class Supervisor:
             elif self._is_prepared:
                 self._end_processes()
             self._is_closed = True
+            self._errand = self._after_errand = _nothing
             self._slots.epoll.close()
 
     def wake(self) -> None:

@@ -289,3 +289,14 @@ def test_the_sender_is_there_though_the_lent_thread_is_stuck() -> None:
 
     assert lender.recorder.threads == ["cluster-sender"]
     lender.recorder.outbox.close()
+
+
+def test_closing_lets_go_of_what_the_lender_gave() -> None:
+    lender = Lender()
+    lender.recorder.outbox.close()
+
+    lender.recorder.outbox.hurry()
+    lender.recorder.put("late")
+
+    assert lender.rings == 0
+    assert lender.recorder.outbox._ring_lent is None
