@@ -45,7 +45,7 @@ class ChunkSizer:
         self._fixed = fixed
         self._item_seconds: float | None = None  # what an item takes on a slot; None until the first chunk ended
         self._is_rough = False  # it may be far less
-        self._answers = 0  # so many of the first round's at most as there are slots
+        self._answers = 0  # chunks that came back; as many of them as there are slots are the first round's
         self._argument_bytes = 0.0  # of an item
         self._result_bytes = 0.0
 

@@ -99,8 +99,12 @@ class Outbox:
         if len(self._specs) >= _MAX_WAITING and get_ident() != self._main:
             self.pass_on()
 
-    def pass_on(self) -> None:
-        """Have all of it sent now: by this thread, if it may and no other is just doing so."""
+    def pass_on(self, *, is_lent: bool = False) -> None:
+        """Have all of it sent now: by this thread, if it may and no other is just doing so.
+
+        Args:
+            is_lent: this thread must not wait for the desk's store.
+        """
         if not self._specs:
             return
         if get_ident() == self._main:
@@ -109,10 +113,10 @@ class Outbox:
         if not self._sending.acquire(blocking=False):
             return
         try:
-            self._pass_batch()
+            self._pass_batch(is_lent=is_lent)
         finally:
             self._sending.release()
-        if self._specs:  # came while we were sending, and its thread may have left it to us
+        if self._specs:  # is not for us; or came while we were sending, and its thread may have left it to us
             self._bell.ring()
 
     def hurry(self) -> None:
@@ -155,14 +159,13 @@ class Outbox:
     def _look(self) -> None:
         """Pass on what waits. By the lent thread, each time that it wakes up."""
         self._laps += 1  # first: whatever is put in from here on rings again
-        if self._needs_store:
-            self._bell.ring()
-        elif self._specs:
-            self.pass_on()
+        self.pass_on(is_lent=True)
 
-    def _pass_batch(self) -> None:
+    def _pass_batch(self, *, is_lent: bool = False) -> None:
         """Send all of it as one batch. The caller holds `_sending`."""
         with self._lock:
+            if is_lent and self._needs_store:
+                return
             specs, self._specs = self._specs, []
             functions, self._functions = self._functions, {}
             self._needs_store = False

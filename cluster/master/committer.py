@@ -139,7 +139,7 @@ class Committer:
         self._patient = _LEASING if store.is_instant else _PATIENT
         self._patience = Patience()
         self._is_urgent = False  # guarded by `_lock`: the log has more than what may wait
-        self._is_held_back = False  # an admission waits for `let_go`
+        self._is_held_back = False  # guarded by `_lock`: an admission waits for `let_go`
         self._is_tidy = True  # the store has put nothing off, as far as this thread knows
         self._is_stopping = threading.Event()
         self._failures = 0
@@ -217,11 +217,13 @@ class Committer:
 
     def let_go(self) -> None:
         """Commit what was held back."""
-        if self._store.is_instant:
+        if not self._store.is_instant:
+            return
+        with self._lock:  # or what another thread enters just now would be held back, and nobody let it go
             self._patient = _LEASING
-            if self._is_held_back:
-                self._is_held_back = False
-                self.drive()
+            is_held_back, self._is_held_back = self._is_held_back, False
+        if is_held_back:
+            self.drive()
 
     def is_here(self) -> bool:
         """Whether the calling thread is the one that commits, and must not be kept from it."""

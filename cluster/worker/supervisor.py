@@ -247,15 +247,16 @@ class Supervisor:
             try:
                 if not self._is_registered:
                     self._register()
-                self._turn()
+                try:
+                    self._turn()
+                finally:
+                    self._after_errand()
                 self._pause_seconds = 0.0
             except Refused as refusal:
                 self._start_over(str(refusal))
             except Exception:
                 log.exception("worker %s goes on after an error", self._id)
                 self._pause()
-            finally:
-                self._after_errand()
         try:
             self._shut_down()
         except Exception:
@@ -457,8 +458,7 @@ class Supervisor:
 
     def _pause(self) -> None:
         self._pause_seconds = min(max(2 * self._pause_seconds, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
-        if self._line is not None:
-            self._line.speak()  # the turn may have ended before it came to that
+        self._serve_others()
         deadline = time.monotonic() + self._pause_seconds
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
@@ -466,9 +466,18 @@ class Supervisor:
         while not self._is_stopping and (rest := deadline - time.monotonic()) > 0:
             if poll.poll(rest * 1000):
                 self._bell.answer()
-                self._errand()
-                self._after_errand()
+                self._serve_others()
         self._is_rung = True  # whatever was rung for, it is looked at now
+
+    def _serve_others(self) -> None:
+        """What others wait for this thread to do, though its turn failed before it came to that."""
+        try:
+            self._errand()
+            self._after_errand()
+            if self._line is not None:
+                self._line.speak()
+        except Exception:
+            log.exception("worker %s goes on after an error", self._id)
 
     def _shut_down(self) -> None:
         now = time.monotonic()

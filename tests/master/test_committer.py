@@ -554,6 +554,43 @@ def test_in_a_store_that_takes_no_time_admissions_can_be_held_back() -> None:
     assert len(bench.store.groups) == 2, "a lease still waits for what is decided next"
 
 
+class WatchedLock:
+    """Tells when a thread is about to take it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.is_wanted = threading.Event()
+
+    def __enter__(self) -> None:
+        self.is_wanted.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_what_is_entered_while_another_thread_lets_go_is_not_left_behind() -> None:
+    bench = Bench(HandStore(is_instant=True))
+    lock = WatchedLock()
+    bench.committer._lock = lock  # type: ignore[assignment]
+    bench.committer.hold_back()
+
+    def let_go() -> None:
+        bench.committer.let_go()
+        lock.is_wanted.set()  # it may have taken no lock at all
+
+    thread = threading.Thread(target=let_go)
+    with lock:
+        lock.is_wanted.clear()
+        thread.start()
+        assert lock.is_wanted.wait(DEADLINE_SECONDS)
+        bench.committer.append([admitted(1)])
+    bench.committer.kick()
+    thread.join(DEADLINE_SECONDS)
+
+    assert bench.store.groups == [[admitted(1)]]
+
+
 def test_an_outcome_takes_along_what_is_held_back() -> None:
     bench = Bench(HandStore(is_instant=True))
     bench.committer.hold_back()

@@ -432,3 +432,26 @@ def test_a_thread_whose_desk_fails_still_does_its_errands_and_what_comes_after_t
             errands.ring_and_wait()
 
         assert desk.result_of(fence) == 3
+
+
+def test_an_errand_that_raises_after_all_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    with a_worker(slots=1) as (desk, supervisor):
+        errands = Errands(supervisor)
+        for failing in ("_errand", "_after_errand"):
+            raised = threading.Event()
+
+            def fail(raised: threading.Event = raised) -> None:
+                raised.set()
+                raise LookupError("an errand's defect")
+
+            sound = getattr(supervisor, failing)
+            setattr(supervisor, failing, fail)
+            for _ in range(2):  # in a turn, and in the pause that follows
+                raised.clear()
+                errands.ring()
+                assert raised.wait(20)
+            setattr(supervisor, failing, sound)
+
+        errands.ring_and_wait()
+        assert desk.result_of(desk.put(abs, -3)) == 3
+    assert "an errand's defect" in caplog.text
