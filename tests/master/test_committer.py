@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
@@ -569,26 +569,36 @@ class WatchedLock:
         self._lock.release()
 
 
-def test_what_is_entered_while_another_thread_lets_go_is_not_left_behind() -> None:
-    bench = Bench(HandStore(is_instant=True))
+def test_what_is_entered_while_another_thread_lets_go_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     lock = WatchedLock()
-    bench.committer._lock = lock  # type: ignore[assignment]
-    bench.committer.hold_back()
+    interrupted = Bench(HandStore(is_instant=True))
 
     def let_go() -> None:
-        bench.committer.let_go()
+        interrupted.committer.let_go()
         lock.is_wanted.set()  # it may have taken no lock at all
 
     thread = threading.Thread(target=let_go)
+
+    class Interrupted(frozenset[type]):
+        """In the middle of entering something another thread comes to let go."""
+
+        def issuperset(self, found: Iterable[object]) -> bool:
+            answer = super().issuperset(found)
+            lock.is_wanted.clear()
+            thread.start()
+            assert lock.is_wanted.wait(DEADLINE_SECONDS)
+            return answer
+
+    monkeypatch.setattr(module, "_PATIENT", Interrupted(module._PATIENT))
+    interrupted.committer._lock = lock  # type: ignore[assignment]
+    interrupted.committer.hold_back()
+
     with lock:
-        lock.is_wanted.clear()
-        thread.start()
-        assert lock.is_wanted.wait(DEADLINE_SECONDS)
-        bench.committer.append([admitted(1)])
-    bench.committer.kick()
+        interrupted.committer.append([admitted(1)])
+    interrupted.committer.kick()
     thread.join(DEADLINE_SECONDS)
 
-    assert bench.store.groups == [[admitted(1)]]
+    assert interrupted.store.groups == [[admitted(1)]]
 
 
 def test_an_outcome_takes_along_what_is_held_back() -> None:
